@@ -1,0 +1,194 @@
+//! Whom this node feeds: one pool of slots for all stripes.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::ids::{Bitrate, PeerId, StripeId};
+use crate::message::{MAX_DEPTH, NoStripe};
+
+/// One stripe to one child.
+#[derive(Debug, Clone, Copy)]
+pub struct Child {
+    /// Since when.
+    pub since: Instant,
+    /// The seed's loan until the child finds a parent.
+    pub lease: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Children {
+    stripes: Vec<BTreeMap<PeerId, Child>>,
+    slots: usize,
+}
+
+/// Share of an uplink that is given away: the rest is control, retransmission and pulls
+/// (notes on the algorithm, section 2: "base").
+const BASE: f64 = 0.96;
+
+/// Slots of an uplink: how many stripes of a stream of `bytes_per_second` (on the wire) it
+/// carries.
+pub fn slots(uplink: Option<Bitrate>, bytes_per_second: f64, stripes: u8) -> usize {
+    let Some(uplink) = uplink else {
+        return MANY_SLOTS;
+    };
+    let stripe = bytes_per_second / f64::from(stripes.max(1));
+    if stripe <= 0.0 {
+        return 0;
+    }
+    // 6 % for packet headers and acknowledgements; see the uplink.
+    ((uplink.bytes_per_second() * BASE / 1.06 / stripe) as usize).min(MANY_SLOTS)
+}
+
+/// Slots of an uplink without a cap.
+pub const MANY_SLOTS: usize = 4096;
+
+impl Children {
+    /// Begins anew with this many stripes.
+    pub fn reset(&mut self, stripes: u8) {
+        self.stripes = vec![BTreeMap::new(); usize::from(stripes)];
+    }
+
+    /// Changes the number of slots; who is fed stays fed.
+    pub fn set_slots(&mut self, slots: usize) {
+        self.slots = slots;
+    }
+
+    /// Slots in all.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Slots taken.
+    pub fn used(&self) -> usize {
+        self.stripes.iter().map(BTreeMap::len).sum()
+    }
+
+    /// Slots free.
+    pub fn spare(&self) -> usize {
+        self.slots.saturating_sub(self.used())
+    }
+
+    /// Whether a subscription can be taken. `path` is the own path of the stripe, the own name
+    /// last; none: this node has no parent for it.
+    pub fn judge(
+        &self,
+        peer: PeerId,
+        short: u64,
+        stripe: StripeId,
+        path: Option<&[u64]>,
+    ) -> Result<(), NoStripe> {
+        let Some(path) = path else {
+            return Err(NoStripe::Orphan);
+        };
+        if path.contains(&short) {
+            return Err(NoStripe::Loop);
+        }
+        if path.len() >= MAX_DEPTH {
+            return Err(NoStripe::Deep);
+        }
+        let Some(children) = self.stripes.get(stripe.index()) else {
+            return Err(NoStripe::Orphan);
+        };
+        if !children.contains_key(&peer) && self.spare() == 0 {
+            return Err(NoStripe::Busy);
+        }
+        Ok(())
+    }
+
+    /// Takes a child.
+    pub fn add(&mut self, peer: PeerId, stripe: StripeId, lease: bool, now: Instant) {
+        if let Some(children) = self.stripes.get_mut(stripe.index()) {
+            children.insert(peer, Child { since: now, lease });
+        }
+    }
+
+    /// Lets a child go.
+    pub fn remove(&mut self, peer: PeerId, stripe: StripeId) -> bool {
+        self.stripes
+            .get_mut(stripe.index())
+            .is_some_and(|children| children.remove(&peer).is_some())
+    }
+
+    /// Lets a child go from all stripes.
+    pub fn forget(&mut self, peer: PeerId) {
+        for children in &mut self.stripes {
+            children.remove(&peer);
+        }
+    }
+
+    /// Who gets a stripe.
+    pub fn of(&self, stripe: StripeId) -> impl Iterator<Item = PeerId> {
+        self.stripes
+            .get(stripe.index())
+            .into_iter()
+            .flat_map(|children| children.keys().copied())
+    }
+
+    /// One child of one stripe.
+    pub fn get(&self, peer: PeerId, stripe: StripeId) -> Option<Child> {
+        self.stripes.get(stripe.index())?.get(&peer).copied()
+    }
+
+    /// A lease became a place to keep, or the reverse.
+    pub fn set_lease(&mut self, peer: PeerId, stripe: StripeId, lease: bool) {
+        if let Some(child) = self
+            .stripes
+            .get_mut(stripe.index())
+            .and_then(|children| children.get_mut(&peer))
+        {
+            child.lease = lease;
+        }
+    }
+
+    /// Stripes that a child gets.
+    pub fn stripes_of(&self, peer: PeerId) -> impl Iterator<Item = StripeId> {
+        self.stripes
+            .iter()
+            .enumerate()
+            .filter(move |(_, children)| children.contains_key(&peer))
+            .map(|(k, _)| StripeId(k as u8))
+    }
+
+    /// All children, once each.
+    pub fn all(&self) -> std::collections::BTreeSet<PeerId> {
+        self.stripes
+            .iter()
+            .flat_map(|c| c.keys().copied())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_an_uplink_carries_half_the_stripes() {
+        let rate = 500_000.0;
+        assert_eq!(slots(Some(Bitrate(4_000_000)), rate, 8), 7);
+        assert_eq!(slots(Some(Bitrate(2_000_000)), rate, 8), 3);
+        assert_eq!(slots(Some(Bitrate(0)), rate, 8), 0);
+        assert_eq!(slots(None, rate, 8), MANY_SLOTS);
+    }
+
+    #[test]
+    fn an_ancestor_an_orphan_and_a_full_house_say_no() {
+        let now = Instant::now();
+        let mut children = Children::default();
+        children.reset(2);
+        children.set_slots(1);
+        let stripe = StripeId(0);
+        let judge = |c: &Children, path| c.judge(PeerId(7), 70, stripe, path);
+        assert_eq!(judge(&children, None), Err(NoStripe::Orphan));
+        assert_eq!(judge(&children, Some(&[70, 1])), Err(NoStripe::Loop));
+        assert_eq!(judge(&children, Some(&[5; 16])), Err(NoStripe::Deep));
+        assert_eq!(judge(&children, Some(&[5, 1])), Ok(()));
+        children.add(PeerId(8), StripeId(1), false, now);
+        assert_eq!(judge(&children, Some(&[5, 1])), Err(NoStripe::Busy));
+        assert_eq!(
+            children.judge(PeerId(7), 70, StripeId(9), Some(&[5])),
+            Err(NoStripe::Orphan)
+        );
+    }
+}

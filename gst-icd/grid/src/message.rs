@@ -1,0 +1,317 @@
+//! The wire types of the control stream.
+//!
+//! Each message is a little-endian u32 length and that many bytes of postcard. What does not
+//! decode is ignored and counted, so that later versions can add messages.
+
+use std::net::SocketAddr;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, NodeId, SenderTime, Seq, StreamKey, StripeId};
+use crate::record::{Beacon, Signed, StreamHeader, Ticket};
+
+/// Version of the protocol; the ALPN says the same.
+pub const VERSION: u16 = 1;
+/// ALPN of the protocol.
+pub const ALPN: &[u8] = b"icd/1";
+/// Largest message, a stream header with much in it.
+pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
+/// Most candidates in one answer.
+pub const MAX_CANDIDATES: usize = 16;
+/// Most pieces in one pull.
+pub const MAX_PULL: usize = 32;
+/// Longest path that a stripe may take.
+pub const MAX_DEPTH: usize = 16;
+
+/// The first message in both directions between viewers, and of a viewer to the seed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`VERSION`].
+    pub version: u16,
+    /// Bits of optional abilities; none is defined yet.
+    pub features: u64,
+    /// The stream that is wanted; none if the viewer trusts the seed's key.
+    pub stream: Option<StreamKey>,
+    /// The seed's admission, where there is one.
+    pub ticket: Option<Signed<Ticket>>,
+    /// Highest epoch that the viewer knows a signature of.
+    pub epoch: Epoch,
+    /// First piece of that epoch that the viewer still lacks, when it comes back.
+    pub resume: Option<Seq>,
+    /// Play-out delay, in milliseconds.
+    pub latency_ms: u32,
+    /// Whether it relays.
+    pub relay: bool,
+    /// Port of its endpoint, for candidates on the same host or network.
+    pub port: u16,
+    /// The token of a private stream, proven by HMAC over the TLS exporter; empty without.
+    pub proof: Bytes,
+}
+
+/// The seed's answer to a viewer that it admits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// [`VERSION`].
+    pub version: u16,
+    /// Bits of optional abilities; none is defined yet.
+    pub features: u64,
+    /// The address that the seed sees the viewer at.
+    pub observed: SocketAddr,
+    /// Second port of the seed, which shows the viewer its kind of NAT; zero for none.
+    pub second_port: u16,
+    /// To show to other viewers.
+    pub ticket: Signed<Ticket>,
+    /// The seed's sign of life.
+    pub beacon: Signed<Beacon>,
+    /// Viewers to ask.
+    pub candidates: Vec<Candidate>,
+}
+
+/// Where the stream begins for a viewer; sent after [`Welcome`], or when the stream begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// First piece to play; it and those up to `head` are on their way.
+    pub from: Seq,
+    /// The seed's newest piece.
+    pub head: Seq,
+    /// The header that holds at `from`.
+    pub header: Signed<StreamHeader>,
+    /// Stripes that the seed pushes from now on, until the viewer finds a parent.
+    pub leased: u64,
+}
+
+/// A viewer that may serve others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Its endpoint key.
+    pub node: NodeId,
+    /// Where the seed sees it.
+    pub addr: SocketAddr,
+    /// Stripes that it could push beside what it does.
+    pub spare: u16,
+}
+
+/// Why a viewer is not admitted or not served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// `max-viewers` is reached, or the grid has no room; try again in so many seconds.
+    Full {
+        /// Seconds.
+        retry_s: u16,
+    },
+    /// The broadcaster's application said no.
+    Denied,
+    /// This seed broadcasts another stream than the one asked for.
+    WrongStream,
+    /// No common version.
+    Version,
+    /// No ticket, or not a valid one.
+    Ticket,
+}
+
+/// Why a stripe is not given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoStripe {
+    /// Every slot is taken.
+    Busy,
+    /// This node has no parent for it itself.
+    Orphan,
+    /// The asker is among this node's own ancestors.
+    Loop,
+    /// The path is long enough.
+    Deep,
+}
+
+/// What neighbours tell each other twice a second.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Have {
+    /// Newest piece of each stripe.
+    pub heads: Vec<Option<Seq>>,
+    /// Stripes that could be pushed beside those that are.
+    pub spare: u16,
+    /// Queueing delay of the own uplink, in milliseconds.
+    pub queue_ms: u16,
+    /// One-way delay of the receiver's pushes above the least seen, in milliseconds: a rise at
+    /// most children is the sender's uplink, at one child its downlink.
+    pub delay_ms: u16,
+}
+
+/// What a viewer tells the seed once a second.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Slots in all.
+    pub slots: u16,
+    /// Slots that are free.
+    pub spare: u16,
+    /// Stripes that have a parent other than by lease.
+    pub fed: u64,
+    /// Median lag of the last second, in milliseconds.
+    pub lag_ms: u16,
+    /// Every piece up to here has arrived or is given up.
+    pub complete: Seq,
+    /// Bytes from the seed since the start.
+    pub from_seed: u64,
+    /// Bytes from viewers since the start.
+    pub from_peers: u64,
+    /// Bytes to viewers since the start.
+    pub to_peers: u64,
+    /// Pieces that were not there when due, since the start.
+    pub lost: u64,
+}
+
+/// Everything that travels on a control stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// See [`Hello`].
+    Hello(Hello),
+    /// See [`Welcome`].
+    Welcome(Welcome),
+    /// The connection is closed after this.
+    Refuse(Refusal),
+    /// See [`Start`].
+    Start(Start),
+    /// Asks for a [`Message::Pong`].
+    Ping {
+        /// Given back.
+        id: u32,
+    },
+    /// Answers a ping.
+    Pong {
+        /// That of the ping.
+        id: u32,
+        /// The seed's clock; viewers have none.
+        time: Option<SenderTime>,
+    },
+    /// What holds for the pieces that name this version.
+    Header(Signed<StreamHeader>),
+    /// Asks for a header.
+    NeedHeader {
+        /// Its version.
+        version: u32,
+    },
+    /// See [`Beacon`]; passed on to children.
+    Beacon(Signed<Beacon>),
+    /// Push this stripe to me.
+    Subscribe {
+        /// Which.
+        stripe: StripeId,
+        /// First piece that is wanted.
+        from: Seq,
+        /// To the seed: no peer was found.
+        lease: bool,
+    },
+    /// The stripe comes.
+    Accept {
+        /// Which.
+        stripe: StripeId,
+        /// The nodes that it passes, from the seed's child to the sender.
+        path: Vec<u64>,
+        /// Only until another parent is found.
+        lease: bool,
+    },
+    /// The stripe does not come.
+    Reject {
+        /// Which.
+        stripe: StripeId,
+        /// Why.
+        why: NoStripe,
+    },
+    /// Stop pushing.
+    Unsubscribe {
+        /// Which.
+        stripe: StripeId,
+        /// Pieces from here on come from elsewhere.
+        from: Seq,
+    },
+    /// The path of a stripe changed.
+    Path {
+        /// Which.
+        stripe: StripeId,
+        /// As in [`Message::Accept`].
+        path: Vec<u64>,
+    },
+    /// The parent pushes this stripe no longer.
+    Evict {
+        /// Which.
+        stripe: StripeId,
+    },
+    /// The seed asks a viewer to take a stripe from it and feed the others.
+    Invite {
+        /// Which.
+        stripe: StripeId,
+    },
+    /// A lease of the seed became a root's place: keep it.
+    Root {
+        /// Which.
+        stripe: StripeId,
+    },
+    /// Send these pieces, once.
+    Pull(Vec<Seq>),
+    /// These are not here, or the uplink is busy.
+    Nak(Vec<Seq>),
+    /// See [`Have`].
+    Have(Have),
+    /// See [`Report`].
+    Report(Report),
+    /// Asks the seed for viewers.
+    Find,
+    /// Answers it.
+    Candidates(Vec<Candidate>),
+    /// The node leaves.
+    Bye,
+}
+
+/// Bytes are no message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a message of this version")]
+pub struct BadMessage;
+
+impl Message {
+    /// With its length in front.
+    pub fn encode(&self) -> Bytes {
+        let body = postcard::to_stdvec(self).unwrap_or_default();
+        let mut bytes = BytesMut::with_capacity(4 + body.len());
+        bytes.put_u32_le(body.len() as u32);
+        bytes.put_slice(&body);
+        bytes.freeze()
+    }
+
+    /// Without its length.
+    pub fn decode(bytes: &[u8]) -> Result<Self, BadMessage> {
+        let (message, rest) = postcard::take_from_bytes(bytes).map_err(|_| BadMessage)?;
+        if rest.is_empty() {
+            Ok(message)
+        } else {
+            Err(BadMessage)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_the_wire_and_garbage_does_not() {
+        let message = Message::Subscribe {
+            stripe: StripeId(3),
+            from: Seq(1 << 40),
+            lease: true,
+        };
+        let bytes = message.encode();
+        assert_eq!(bytes.len(), 4 + bytes[0] as usize);
+        assert_eq!(Message::decode(&bytes[4..]), Ok(message));
+        assert_eq!(Message::decode(&bytes[4..bytes.len() - 1]), Err(BadMessage));
+        assert_eq!(Message::decode(&[250, 1, 2]), Err(BadMessage));
+        assert_eq!(Message::decode(&[]), Err(BadMessage));
+    }
+
+    #[test]
+    fn a_length_that_lies_allocates_nothing() {
+        // A Pull that claims 2^60 entries.
+        let mut bytes = vec![17];
+        bytes.extend([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f]);
+        assert_eq!(Message::decode(&bytes), Err(BadMessage));
+    }
+}

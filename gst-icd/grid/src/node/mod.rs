@@ -1,0 +1,371 @@
+//! Wires the rooms of the grid together; no policy of its own.
+
+mod relay;
+mod seed;
+mod stats;
+mod viewer;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::clock::Mapping;
+use crate::ids::{Bitrate, Epoch, NodeId, PeerId, Seq, StreamKey, StripeId};
+use crate::message::Refusal;
+use crate::piece::Hop;
+use crate::trust::{Sign, Verify};
+
+pub use stats::{Histogram, PeerStats, Stats};
+
+/// What an `icdsink` is told.
+#[derive(Debug, Clone)]
+pub struct SeedSettings {
+    /// Stream kept in memory, at most.
+    pub buffer: Duration,
+    /// Bytes kept in memory, at most.
+    pub buffer_bytes: usize,
+    /// Upload, at most; none is unlimited.
+    pub upload: Option<Bitrate>,
+    /// Viewers, at most; none is unlimited.
+    pub max_viewers: Option<usize>,
+    /// The life that begins: UTC in milliseconds.
+    pub epoch: Epoch,
+    /// Whether each viewer is put before [`Event::AskAdmission`].
+    pub ask_admission: bool,
+}
+
+/// What an `icdsrc` is told.
+#[derive(Debug, Clone)]
+pub struct ViewerSettings {
+    /// Play-out delay.
+    pub latency: Duration,
+    /// Upload, at most.
+    pub upload: Bitrate,
+    /// Whether to relay at all.
+    pub relay: bool,
+    /// Connections to other viewers that this one dials or accepts, at most.
+    pub max_peers: usize,
+    /// Port of the own endpoint.
+    pub port: u16,
+    /// The stream's key from the URI; none trusts the seed's.
+    pub stream: Option<StreamKey>,
+}
+
+/// Makes a verifier for a stream's key; none if the key is unusable.
+pub type MakeVerifier = fn(StreamKey) -> Option<Box<dyn Verify>>;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A connection stands, dialed or taken. `id` is proven.
+    Connected {
+        /// The connection.
+        peer: PeerId,
+        /// Who is at the other end.
+        id: NodeId,
+        /// Where.
+        addr: SocketAddr,
+    },
+    /// A connection ended, or never came to be.
+    Disconnected {
+        /// The connection.
+        peer: PeerId,
+        /// For logs.
+        why: String,
+    },
+    /// A control message came, without its length.
+    Message {
+        /// From this connection.
+        peer: PeerId,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// A piece came, with its hop.
+    Piece {
+        /// From this connection.
+        peer: PeerId,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// The other end confirmed a piece, or it was given up.
+    Sent {
+        /// To this connection.
+        peer: PeerId,
+        /// The piece.
+        seq: Seq,
+        /// Confirmed.
+        delivered: bool,
+    },
+    /// Seed: the next item of the stream.
+    Item {
+        /// Its bytes.
+        data: Bytes,
+        /// A decoder can start at it.
+        join: bool,
+        /// When it entered.
+        at: Instant,
+    },
+    /// Seed: what holds from the next item on.
+    State {
+        /// See [`crate::record::StreamHeader::media`].
+        media: Bytes,
+        /// See [`crate::record::StreamHeader::own_timeline`].
+        own_timeline: bool,
+    },
+    /// Seed: the broadcaster ended the stream.
+    End,
+    /// Seed: the application's answer to [`Event::AskAdmission`].
+    Verdict {
+        /// The connection.
+        peer: PeerId,
+        /// Let it in.
+        allow: bool,
+    },
+    /// The cap of the upload changed.
+    Upload(Option<Bitrate>),
+    /// Seed: the most viewers changed.
+    MaxViewers(Option<usize>),
+}
+
+/// Whom to dial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The seed, at the addresses that the user named.
+    Seed,
+    /// Another viewer.
+    Viewer {
+        /// Its endpoint key, to be proven.
+        id: NodeId,
+        /// Where.
+        addr: SocketAddr,
+    },
+}
+
+/// Why a connection is closed by this side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Close {
+    /// No longer needed.
+    Done = 0,
+    /// Not admitted, or not served; the last message says why.
+    Refused = 1,
+    /// It sent what the broadcaster did not sign, or nonsense.
+    Fault = 2,
+    /// Two connections between the same two nodes.
+    Twin = 3,
+    /// It was silent for too long.
+    Silent = 4,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Open a connection under this name.
+    Dial(PeerId, Target),
+    /// Close a connection, after what was sent before.
+    Close(PeerId, Close),
+    /// Send a control message; with its length.
+    Send(PeerId, Bytes),
+    /// Send a piece on a stream of its own; give it up after a while.
+    SendPiece {
+        /// To this connection.
+        peer: PeerId,
+        /// Its number, for [`Input::Sent`].
+        seq: Seq,
+        /// First on the stream.
+        hop: [u8; Hop::BYTES],
+        /// Then this.
+        body: Bytes,
+        /// Reset the stream if it is not confirmed by then.
+        give_up: Duration,
+    },
+    /// Tell the application.
+    Event(Event),
+}
+
+/// How a viewer is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Status {
+    /// Looking for the seed.
+    #[default]
+    Connecting,
+    /// Admitted; the stream has not begun.
+    Waiting,
+    /// Pieces come.
+    Running,
+    /// No piece has come for a second.
+    Starving,
+    /// The broadcaster ended the stream.
+    Ended,
+    /// The seed said no for good.
+    Refused,
+}
+
+/// What the application may want to know.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Seed: may this viewer come in? Answer with [`Input::Verdict`].
+    AskAdmission {
+        /// The connection.
+        peer: PeerId,
+        /// Its key.
+        id: NodeId,
+        /// Where the seed sees it.
+        addr: SocketAddr,
+    },
+    /// A viewer was admitted (at the seed), or connected (at a viewer).
+    PeerAdded {
+        /// Its key.
+        id: NodeId,
+        /// Where.
+        addr: SocketAddr,
+    },
+    /// It left.
+    PeerRemoved {
+        /// Its key.
+        id: NodeId,
+        /// Why.
+        why: String,
+    },
+    /// Viewer: see [`Status`].
+    Status(Status),
+    /// Viewer: the seed refused it.
+    Refused(Refusal),
+    /// Viewer: the URI names no key; this one was trusted.
+    Trusted(StreamKey),
+    /// Viewer: a new life of the seed began.
+    Epoch(Epoch),
+    /// Viewer: a stripe has a new parent after its former one failed.
+    Failover {
+        /// Which.
+        stripe: StripeId,
+        /// The parent that failed.
+        from: Option<NodeId>,
+        /// The new one.
+        to: NodeId,
+        /// How long the stripe was without one.
+        gap: Duration,
+    },
+    /// A peer sent what the broadcaster did not sign, or nonsense; it was dropped.
+    Fault {
+        /// Its key.
+        id: NodeId,
+        /// What.
+        what: String,
+    },
+    /// Seed: the end reached every viewer.
+    Drained,
+}
+
+/// What the player gets.
+#[derive(Debug)]
+pub enum Media {
+    /// What holds from the next payload on: [`crate::record::StreamHeader::media`].
+    Header {
+        /// The bytes.
+        media: Bytes,
+        /// A new epoch: nothing of the old holds.
+        epoch: Epoch,
+        /// Demuxers of this container make their own timeline.
+        own_timeline: bool,
+    },
+    /// A slice of the stream of items.
+    Payload {
+        /// The bytes.
+        bytes: Bytes,
+        /// Offset of the first item that begins here.
+        first_item: Option<u32>,
+        /// Something before it is missing; parsing starts anew at `first_item`.
+        discont: bool,
+        /// The map from sender time to local time.
+        clock: Mapping,
+    },
+    /// The broadcaster ended the stream.
+    End,
+}
+
+/// A node of a grid: a seed or a viewer.
+#[derive(Debug)]
+pub struct Node(Part);
+
+#[derive(Debug)]
+enum Part {
+    Seed(Box<seed::Seed>),
+    Viewer(Box<viewer::Viewer>),
+}
+
+impl Node {
+    /// A seed. `random` is the only source of chance.
+    pub fn seed(
+        settings: SeedSettings,
+        signer: Box<dyn Sign>,
+        verifier: Box<dyn Verify>,
+        random: u64,
+        now: Instant,
+    ) -> Self {
+        let seed = seed::Seed::new(settings, signer, verifier, random, now);
+        Self(Part::Seed(Box::new(seed)))
+    }
+
+    /// A viewer. `me` is its endpoint key; `random` the only source of chance.
+    pub fn viewer(
+        settings: ViewerSettings,
+        me: NodeId,
+        make_verifier: MakeVerifier,
+        random: u64,
+        now: Instant,
+    ) -> Self {
+        let viewer = viewer::Viewer::new(settings, me, make_verifier, random, now);
+        Self(Part::Viewer(Box::new(viewer)))
+    }
+
+    /// Takes a fact.
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        match &mut self.0 {
+            Part::Seed(seed) => seed.handle(input, now),
+            Part::Viewer(viewer) => viewer.handle(input, now),
+        }
+    }
+
+    /// Lets time pass.
+    pub fn tick(&mut self, now: Instant) {
+        match &mut self.0 {
+            Part::Seed(seed) => seed.tick(now),
+            Part::Viewer(viewer) => viewer.tick(now),
+        }
+    }
+
+    /// The next decision. Call until it is none, after every fact.
+    pub fn poll(&mut self, now: Instant) -> Option<Action> {
+        match &mut self.0 {
+            Part::Seed(seed) => seed.relay.poll(now),
+            Part::Viewer(viewer) => viewer.relay.poll(now),
+        }
+    }
+
+    /// When to let time pass.
+    pub fn poll_timeout(&mut self, now: Instant) -> Instant {
+        match &mut self.0 {
+            Part::Seed(seed) => seed.poll_timeout(now),
+            Part::Viewer(viewer) => viewer.poll_timeout(now),
+        }
+    }
+
+    /// Viewer: the next thing for the player. Call until it is none, after every fact, as long
+    /// as the player takes more.
+    pub fn poll_media(&mut self, now: Instant) -> Option<Media> {
+        match &mut self.0 {
+            Part::Seed(_) => None,
+            Part::Viewer(viewer) => viewer.poll_media(now),
+        }
+    }
+
+    /// Figures of this moment.
+    pub fn stats(&self, now: Instant) -> Stats {
+        match &self.0 {
+            Part::Seed(seed) => seed.stats(now),
+            Part::Viewer(viewer) => viewer.stats(now),
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! What seeds and viewers share: connections, the window, children, the uplink.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::children::{Children, slots};
+use crate::cutter::Format;
+use crate::ids::{Bitrate, Epoch, NodeId, PeerId, Seq, StripeId};
+use crate::message::{Have, MAX_PULL, Message};
+use crate::node::{Action, Close, Event, PeerStats};
+use crate::piece::{Hop, Piece, Why};
+use crate::record::{Signed, StreamHeader};
+use crate::uplink::Uplink;
+use crate::window::{Bounds, Offered, Window};
+
+/// A push may wait so long beyond a round of all stripes (notes on the algorithm, section 2:
+/// push TTL = K·d + 40 ms).
+const PUSH_TTL: Duration = Duration::from_millis(40);
+/// Pulls are answered only by short queues.
+const PULL_QUEUE: Duration = Duration::from_millis(120);
+/// Nonsense that is forgiven, since a later version may know it.
+const MAX_NONSENSE: u32 = 64;
+/// A piece that is not confirmed for this long is given up by the transport.
+const GIVE_UP: Duration = Duration::from_secs(2);
+/// Backlog yields to pushes and pulls until it has waited for this long.
+const BEHIND: Duration = Duration::from_millis(1000);
+/// Header versions that are kept.
+const MAX_HEADERS: usize = 16;
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) id: NodeId,
+    pub(super) addr: SocketAddr,
+    pub(super) since: Instant,
+    /// It said hello and was let in.
+    pub(super) ready: bool,
+    pub(super) seed: bool,
+    pub(super) relays: bool,
+    pub(super) have: Have,
+    pub(super) rtt: Duration,
+    pub(super) pinged: Option<(u32, Instant)>,
+    pub(super) ping_sent: Option<Instant>,
+    pub(super) heard: Instant,
+    pub(super) nonsense: u32,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    /// Least one-way delay seen, by the two nodes' own clocks, in microseconds.
+    pub(super) least_owd_us: Option<i64>,
+    pub(super) owd_ms: u16,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Relay {
+    pub(super) me: NodeId,
+    pub(super) origin: Instant,
+    pub(super) epoch: Epoch,
+    pub(super) format: Option<Format>,
+    pub(super) peers: BTreeMap<PeerId, Peer>,
+    pub(super) window: Window,
+    pub(super) children: Children,
+    pub(super) uplink: Uplink,
+    pub(super) headers: BTreeMap<u32, (Signed<StreamHeader>, StreamHeader)>,
+    pub(super) rng: fastrand::Rng,
+    pub(super) duplicates: u64,
+    pub(super) bytes_sent: u64,
+    actions: VecDeque<Action>,
+    next_ping: u32,
+}
+
+impl Relay {
+    pub(super) fn new(
+        me: NodeId,
+        bounds: Bounds,
+        upload: Option<Bitrate>,
+        random: u64,
+        now: Instant,
+    ) -> Self {
+        Self {
+            me,
+            origin: now,
+            epoch: Epoch(0),
+            format: None,
+            peers: BTreeMap::new(),
+            window: Window::new(bounds),
+            children: Children::default(),
+            uplink: Uplink::new(upload, now),
+            headers: BTreeMap::new(),
+            rng: fastrand::Rng::with_seed(random),
+            duplicates: 0,
+            bytes_sent: 0,
+            actions: VecDeque::new(),
+            next_ping: 0,
+        }
+    }
+
+    /// A new life of the seed, or the first.
+    pub(super) fn reset(&mut self, epoch: Epoch, format: Format) {
+        self.epoch = epoch;
+        self.format = Some(format);
+        self.window.clear();
+        self.headers.clear();
+        self.uplink.clear();
+        self.children.reset(format.stripes);
+    }
+
+    pub(super) fn stripes(&self) -> u8 {
+        self.format.map_or(0, |f| f.stripes)
+    }
+
+    pub(super) fn act(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    pub(super) fn tell(&mut self, event: Event) {
+        self.actions.push_back(Action::Event(event));
+    }
+
+    pub(super) fn send(&mut self, peer: PeerId, message: &Message) {
+        self.actions.push_back(Action::Send(peer, message.encode()));
+    }
+
+    pub(super) fn close(&mut self, peer: PeerId, why: Close) {
+        self.actions.push_back(Action::Close(peer, why));
+    }
+
+    /// A connection stands. False if it doubles another and was closed: of two, the one stays
+    /// that the node with the smaller key dialed, so that both ends choose alike.
+    pub(super) fn connected(
+        &mut self,
+        peer: PeerId,
+        id: NodeId,
+        addr: SocketAddr,
+        now: Instant,
+    ) -> (bool, Option<PeerId>) {
+        let twin = self.peers.iter().find(|(_, p)| p.id == id).map(|(p, _)| *p);
+        let mut replaced = None;
+        if let Some(twin) = twin {
+            let dialed_by_me = |p: PeerId| p.0 & PeerId::DIALED != 0;
+            let mine_stays = self.me < id;
+            let same_side = dialed_by_me(twin) == dialed_by_me(peer);
+            // From the same side, the newer one: the older is dead if the other end dials again.
+            if !same_side && dialed_by_me(peer) != mine_stays {
+                self.close(peer, Close::Twin);
+                return (false, None);
+            }
+            self.close(twin, Close::Twin);
+            replaced = Some(twin);
+        }
+        let state = Peer {
+            id,
+            addr,
+            since: now,
+            ready: false,
+            seed: false,
+            relays: false,
+            have: Have::default(),
+            rtt: Duration::from_millis(100),
+            pinged: None,
+            ping_sent: None,
+            heard: now,
+            nonsense: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            least_owd_us: None,
+            owd_ms: 0,
+        };
+        self.peers.insert(peer, state);
+        (true, replaced)
+    }
+
+    pub(super) fn forget(&mut self, peer: PeerId) -> Option<Peer> {
+        self.children.forget(peer);
+        self.uplink.forget(peer);
+        self.peers.remove(&peer)
+    }
+
+    pub(super) fn ping(&mut self, peer: PeerId, now: Instant) {
+        self.next_ping = self.next_ping.wrapping_add(1);
+        let id = self.next_ping;
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.pinged = Some((id, now));
+            state.ping_sent = Some(now);
+        }
+        self.send(peer, &Message::Ping { id });
+    }
+
+    /// The answer to a ping: when it was asked.
+    pub(super) fn ponged(&mut self, peer: PeerId, id: u32, now: Instant) -> Option<Instant> {
+        let state = self.peers.get_mut(&peer)?;
+        let (_, asked) = state.pinged.take_if(|(sent, _)| *sent == id)?;
+        let rtt = now.saturating_duration_since(asked);
+        // The least of the last few: queueing is not distance.
+        state.rtt = rtt.min(state.rtt * 9 / 8 + Duration::from_millis(1));
+        Some(asked)
+    }
+
+    pub(super) fn nonsense(&mut self, peer: PeerId) {
+        let Some(state) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        state.nonsense += 1;
+        if state.nonsense == MAX_NONSENSE {
+            let id = state.id;
+            self.close(peer, Close::Fault);
+            self.tell(Event::Fault {
+                id,
+                what: "it sends messages that make no sense".into(),
+            });
+        }
+    }
+
+    /// Recounts the slots from the stream's rate.
+    pub(super) fn resize(&mut self, relays: bool) {
+        let Some(format) = self.format else { return };
+        let newest = self.headers.last_key_value().map(|(_, (_, h))| h);
+        let Some(rate) = self
+            .window
+            .rate()
+            .or_else(|| newest.map(|h| f64::from(h.bytes_per_second) * 1.03))
+        else {
+            return;
+        };
+        self.uplink.size_for(rate);
+        let count = if relays {
+            slots(self.uplink.rate(), rate, format.stripes)
+        } else {
+            0
+        };
+        self.children.set_slots(count);
+    }
+
+    /// Stores a piece and pushes it on at once.
+    pub(super) fn store(&mut self, piece: Piece, from: Option<PeerId>, now: Instant) -> Offered {
+        let (seq, bytes) = (piece.info().seq, piece.body().len());
+        let offered = self.window.offer(piece, now);
+        if offered == Offered::Duplicate {
+            self.duplicates += 1;
+        }
+        let Some(format) = self.format.filter(|_| offered == Offered::New) else {
+            return offered;
+        };
+        let expires = now + format.round() + PUSH_TTL;
+        for child in self.children.of(seq.stripe(format.stripes)) {
+            if Some(child) != from {
+                self.uplink
+                    .push(child, seq, bytes, Why::Push, now, expires, now);
+            }
+        }
+        offered
+    }
+
+    /// Queues the recent past of a stripe (or of all) for a new child.
+    pub(super) fn backlog(
+        &mut self,
+        peer: PeerId,
+        stripe: Option<StripeId>,
+        from: Seq,
+        ttl: Duration,
+        now: Instant,
+    ) {
+        let Some(format) = self.format else { return };
+        // Behind all that others wait for, unless it has waited long itself: a start must not
+        // delay the grid.
+        let mut order = now + BEHIND;
+        let wanted: Vec<_> = self
+            .window
+            .from(from)
+            .map(|s| (s.piece.info().seq, s.piece.body().len()))
+            .filter(|(seq, _)| stripe.is_none_or(|k| seq.stripe(format.stripes) == k))
+            .collect();
+        for (seq, bytes) in wanted {
+            self.uplink
+                .push(peer, seq, bytes, Why::Backlog, order, now + ttl, now);
+            order += format.piece / 2;
+        }
+    }
+
+    /// Answers what seeds and viewers answer alike. True if that was all.
+    pub(super) fn shared(&mut self, peer: PeerId, message: &Message, now: Instant) -> bool {
+        match message {
+            Message::Unsubscribe { stripe, from } => {
+                self.children.remove(peer, *stripe);
+                let (stripe, from, stripes) = (*stripe, *from, self.stripes());
+                self.uplink
+                    .cancel(peer, |seq| seq >= from && seq.stripe(stripes) == stripe);
+            }
+            Message::NeedHeader { version } => {
+                if let Some((signed, _)) = self.headers.get(version) {
+                    let message = Message::Header(signed.clone());
+                    self.send(peer, &message);
+                }
+            }
+            Message::Have(have) => {
+                let stripes = usize::from(self.stripes());
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.have = have.clone();
+                    state.have.heads.truncate(stripes.max(64));
+                }
+            }
+            Message::Pull(seqs) => self.pulled(peer, seqs, now),
+            _ => return false,
+        }
+        true
+    }
+
+    fn pulled(&mut self, peer: PeerId, seqs: &[Seq], now: Instant) {
+        let busy = self.uplink.delay(now) > PULL_QUEUE;
+        let mut nak = Vec::new();
+        for seq in seqs.iter().take(MAX_PULL).copied() {
+            match self.window.get(seq) {
+                Some(stored) if !busy => {
+                    let bytes = stored.piece.body().len();
+                    let expires = now + PULL_QUEUE * 4;
+                    self.uplink
+                        .push(peer, seq, bytes, Why::Pull, now, expires, now);
+                }
+                _ => nak.push(seq),
+            }
+        }
+        if !nak.is_empty() {
+            self.send(peer, &Message::Nak(nak));
+        }
+    }
+
+    /// Keeps a verified header; true if it is new.
+    pub(super) fn learn_header(
+        &mut self,
+        signed: Signed<StreamHeader>,
+        header: StreamHeader,
+    ) -> bool {
+        if self.headers.contains_key(&header.version) {
+            return false;
+        }
+        self.headers.insert(header.version, (signed, header));
+        while self.headers.len() > MAX_HEADERS {
+            self.headers.pop_first();
+        }
+        true
+    }
+
+    pub(super) fn have(&self, now: Instant) -> Have {
+        Have {
+            heads: self.window.heads(self.stripes()),
+            spare: self.children.spare().min(usize::from(u16::MAX)) as u16,
+            queue_ms: self.uplink.delay(now).as_millis().min(60_000) as u16,
+            delay_ms: 0,
+        }
+    }
+
+    /// Notes the one-way delay of a hop against the least seen.
+    pub(super) fn note_hop(&mut self, peer: PeerId, hop: &Hop, bytes: usize, now: Instant) {
+        let here = now.saturating_duration_since(self.origin).as_micros() as i64;
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.bytes_in += bytes as u64;
+            state.heard = now;
+            let owd = here.wrapping_sub(hop.sent_us as i64);
+            let least = state.least_owd_us.map_or(owd, |least| least.min(owd));
+            state.least_owd_us = Some(least);
+            state.owd_ms = (owd.saturating_sub(least) / 1000).clamp(0, 60_000) as u16;
+        }
+    }
+
+    pub(super) fn poll(&mut self, now: Instant) -> Option<Action> {
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        while let Some(transmit) = self.uplink.next(now) {
+            let Some(stored) = self.window.get(transmit.seq) else {
+                self.uplink.sent(transmit.peer, transmit.seq, false, now);
+                continue;
+            };
+            let body = stored.piece.body().clone();
+            let hop = Hop {
+                sent_us: now.saturating_duration_since(self.origin).as_micros() as u64,
+                queued_us: transmit.waited.as_micros().min(u128::from(u32::MAX)) as u32,
+                why: transmit.why,
+            };
+            self.bytes_sent += body.len() as u64;
+            if let Some(state) = self.peers.get_mut(&transmit.peer) {
+                state.bytes_out += body.len() as u64;
+            }
+            return Some(Action::SendPiece {
+                peer: transmit.peer,
+                seq: transmit.seq,
+                hop: hop.encode(),
+                body,
+                give_up: GIVE_UP,
+            });
+        }
+        None
+    }
+
+    pub(super) fn peer_stats(&self, from: impl Fn(PeerId) -> Vec<u8>) -> Vec<PeerStats> {
+        self.peers
+            .iter()
+            .map(|(peer, state)| PeerStats {
+                id: state.id,
+                addr: state.addr,
+                seed: state.seed,
+                rtt: state.rtt,
+                bytes_received: state.bytes_in,
+                bytes_sent: state.bytes_out,
+                stripes_from: from(*peer),
+                stripes_to: self.children.stripes_of(*peer).map(|k| k.0).collect(),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,640 @@
+//! Who feeds me which stripe; silence; replacement.
+//!
+//! Failure is silence: a broken connection is the quick case, a frozen peer the one that counts.
+//! A stripe that falls behind the others is suspect, its parent is replaced, the other stripes
+//! keep flowing, and the player's buffer hides it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::ids::{PeerId, Seq, StripeId};
+
+/// Beyond a round of all stripes, an expected piece may be this late (notes on the algorithm,
+/// section 2: K·d + 60 ms).
+const PATIENCE: Duration = Duration::from_millis(60);
+/// A parent that sends other stripes but not this one has trouble upstream and may mend it.
+const UPSTREAM_PATIENCE: Duration = Duration::from_millis(700);
+/// An orphan asks the seed after this time without finding a peer.
+const ORPHAN: Duration = Duration::from_millis(150);
+const SEED_RETRY: Duration = Duration::from_millis(400);
+/// A peer that said no for a stripe is not asked for it again for this long.
+const REFUSED: Duration = Duration::from_millis(800);
+/// A parent that fell silent is left alone for this long.
+const SILENT: Duration = Duration::from_secs(10);
+/// An idle stream sends a piece this often; see the cutter.
+const IDLE: Duration = crate::cutter::MAX_OPEN;
+
+/// A connected node that may be asked.
+#[derive(Debug, Clone)]
+pub struct Neighbour {
+    /// Which.
+    pub peer: PeerId,
+    /// It is the seed.
+    pub seed: bool,
+    /// Slots that it has free, as it says.
+    pub spare: u16,
+    /// Round trip to it.
+    pub rtt: Duration,
+    /// Newest piece of each stripe there.
+    pub heads: Vec<Option<Seq>>,
+}
+
+/// What to do about a stripe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Ask for it.
+    Subscribe {
+        /// Whom.
+        peer: PeerId,
+        /// Which.
+        stripe: StripeId,
+        /// As a loan of the seed.
+        lease: bool,
+    },
+    /// Tell a former parent to stop.
+    Leave {
+        /// Whom.
+        peer: PeerId,
+        /// Which.
+        stripe: StripeId,
+    },
+    /// This parent is silent on all its stripes.
+    Dead(PeerId),
+}
+
+#[derive(Debug)]
+struct Pending {
+    peer: PeerId,
+    until: Instant,
+}
+
+/// One stripe, as this node receives it.
+#[derive(Debug)]
+pub struct Feed {
+    parent: Option<PeerId>,
+    lease: bool,
+    pending: Option<Pending>,
+    last: Option<Seq>,
+    heard: Instant,
+    /// When another stripe showed that a piece of this one is due.
+    passed: Option<Instant>,
+    /// How late this stripe usually is against the first of the others.
+    lateness: Duration,
+    orphan_since: Option<Instant>,
+    asked_seed: Option<Instant>,
+    path: Vec<u64>,
+    refused: BTreeMap<PeerId, Instant>,
+}
+
+impl Feed {
+    fn new(now: Instant) -> Self {
+        Self {
+            parent: None,
+            lease: false,
+            pending: None,
+            last: None,
+            heard: now,
+            passed: None,
+            lateness: Duration::ZERO,
+            orphan_since: Some(now),
+            asked_seed: None,
+            path: Vec::new(),
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// Who pushes it.
+    pub fn parent(&self) -> Option<PeerId> {
+        self.parent
+    }
+
+    /// Whether it is a loan of the seed.
+    pub fn leased(&self) -> bool {
+        self.lease && self.parent.is_some()
+    }
+
+    /// The nodes that it passes, the parent last.
+    pub fn path(&self) -> &[u64] {
+        &self.path
+    }
+
+    /// The newest piece that came on it.
+    pub fn last(&self) -> Option<Seq> {
+        self.last
+    }
+
+    fn detach(&mut self, now: Instant) {
+        self.parent = None;
+        self.lease = false;
+        self.path.clear();
+        self.orphan_since.get_or_insert(now);
+        self.passed = None;
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Parents {
+    feeds: Vec<Feed>,
+    round: Duration,
+    heard: BTreeMap<PeerId, Instant>,
+}
+
+impl Parents {
+    /// Begins anew with this many stripes, each of which carries a piece per `round`.
+    pub fn reset(&mut self, stripes: u8, round: Duration, now: Instant) {
+        self.feeds = (0..stripes).map(|_| Feed::new(now)).collect();
+        self.round = round;
+        self.heard.clear();
+    }
+
+    /// All stripes.
+    pub fn feeds(&self) -> impl Iterator<Item = (StripeId, &Feed)> {
+        self.feeds
+            .iter()
+            .enumerate()
+            .map(|(k, f)| (StripeId(k as u8), f))
+    }
+
+    /// One stripe.
+    pub fn feed(&self, stripe: StripeId) -> Option<&Feed> {
+        self.feeds.get(stripe.index())
+    }
+
+    /// How many stripes this peer pushes.
+    pub fn count(&self, peer: PeerId) -> usize {
+        self.feeds.iter().filter(|f| f.parent == Some(peer)).count()
+    }
+
+    /// The seed pushes a stripe from now on without having been asked.
+    pub fn lent(&mut self, seed: PeerId, stripe: StripeId, now: Instant) {
+        self.accepted(seed, stripe, Vec::new(), true, now);
+    }
+
+    /// A piece came. `from` pushed it, or it was pulled or backlog.
+    pub fn arrived(&mut self, seq: Seq, from: PeerId, now: Instant) {
+        let stripes = self.feeds.len() as u64;
+        if stripes == 0 {
+            return;
+        }
+        let own = seq.stripe(stripes as u8).index();
+        self.heard.insert(from, now);
+        for (k, feed) in self.feeds.iter_mut().enumerate() {
+            if k == own {
+                if feed.last.is_none_or(|last| seq > last) && feed.parent == Some(from) {
+                    feed.last = Some(seq);
+                    feed.heard = now;
+                    if let Some(at) = feed.passed.take() {
+                        let late = now.saturating_duration_since(at);
+                        feed.lateness = (feed.lateness * 7 + late) / 8;
+                    } else {
+                        feed.lateness = feed.lateness * 7 / 8;
+                    }
+                }
+            } else if feed.passed.is_none()
+                && feed.last.is_some_and(|last| seq.0 > last.0 + stripes)
+            {
+                feed.passed = Some(now);
+            }
+        }
+    }
+
+    /// A peer takes the subscription. What is to be told to the former parent, if there is one.
+    pub fn accepted(
+        &mut self,
+        peer: PeerId,
+        stripe: StripeId,
+        path: Vec<u64>,
+        lease: bool,
+        now: Instant,
+    ) -> Option<Step> {
+        let feed = self.feeds.get_mut(stripe.index())?;
+        if feed.pending.as_ref().is_some_and(|p| p.peer == peer) {
+            feed.pending = None;
+        }
+        let former = feed.parent.replace(peer).filter(|old| *old != peer);
+        feed.lease = lease;
+        feed.path = path;
+        feed.heard = now;
+        feed.passed = None;
+        feed.orphan_since = None;
+        self.heard.insert(peer, now);
+        former.map(|peer| Step::Leave { peer, stripe })
+    }
+
+    /// A peer does not take the subscription.
+    pub fn rejected(&mut self, peer: PeerId, stripe: StripeId, now: Instant) {
+        if let Some(feed) = self.feeds.get_mut(stripe.index()) {
+            if feed.pending.as_ref().is_some_and(|p| p.peer == peer) {
+                feed.pending = None;
+            }
+            feed.refused.insert(peer, now + REFUSED);
+        }
+    }
+
+    /// The parent no longer pushes a stripe.
+    pub fn evicted(&mut self, peer: PeerId, stripe: StripeId, now: Instant) {
+        if let Some(feed) = self.feeds.get_mut(stripe.index()) {
+            if feed.parent == Some(peer) {
+                feed.detach(now);
+            }
+            feed.refused.insert(peer, now + REFUSED);
+        }
+    }
+
+    /// The path of a stripe changed; whether it now runs through `me`, which is a loop.
+    pub fn path_changed(
+        &mut self,
+        peer: PeerId,
+        stripe: StripeId,
+        path: Vec<u64>,
+        me: u64,
+    ) -> Path {
+        match self.feeds.get_mut(stripe.index()) {
+            Some(feed) if feed.parent == Some(peer) => {
+                if path.contains(&me) {
+                    return Path::Loop;
+                }
+                if feed.path == path {
+                    return Path::Same;
+                }
+                feed.path = path;
+                Path::Changed
+            }
+            _ => Path::Same,
+        }
+    }
+
+    /// A loan became a place to keep.
+    pub fn rooted(&mut self, seed: PeerId, stripe: StripeId) {
+        if let Some(feed) = self.feeds.get_mut(stripe.index()) {
+            if feed.parent == Some(seed) {
+                feed.lease = false;
+            }
+        }
+    }
+
+    /// The connection is gone.
+    pub fn forget(&mut self, peer: PeerId, now: Instant) {
+        self.heard.remove(&peer);
+        for feed in &mut self.feeds {
+            if feed.parent == Some(peer) {
+                feed.detach(now);
+            }
+            feed.pending.take_if(|p| p.peer == peer);
+            feed.refused.remove(&peer);
+        }
+    }
+
+    /// Whether no push will bring this piece: its stripe has no parent, or the parent has sent
+    /// later ones.
+    pub fn detached(&self, seq: Seq) -> bool {
+        if self.feeds.is_empty() {
+            return true;
+        }
+        self.feed(seq.stripe(self.feeds.len() as u8))
+            .is_none_or(|f| f.parent.is_none() || f.last.is_some_and(|last| last > seq))
+    }
+
+    /// Whom this node asked and has not heard from, for the given stripe.
+    pub fn is_pending(&self, peer: PeerId, stripe: StripeId) -> bool {
+        self.feed(stripe)
+            .is_some_and(|f| f.pending.as_ref().is_some_and(|p| p.peer == peer))
+    }
+
+    /// The seed asks this node to take a stripe from it.
+    pub fn invited(&mut self, seed: PeerId, stripe: StripeId, now: Instant) -> Option<Step> {
+        let feed = self.feeds.get_mut(stripe.index())?;
+        if feed.parent == Some(seed) {
+            feed.lease = false;
+            return None;
+        }
+        feed.pending = Some(Pending {
+            peer: seed,
+            until: now + Duration::from_secs(1),
+        });
+        Some(Step::Subscribe {
+            peer: seed,
+            stripe,
+            lease: false,
+        })
+    }
+
+    /// Looks for silence, and for parents where they lack or are only lent.
+    pub fn tick(
+        &mut self,
+        neighbours: &[Neighbour],
+        rng: &mut fastrand::Rng,
+        now: Instant,
+    ) -> Vec<Step> {
+        let mut steps = Vec::new();
+        self.find_silence(neighbours, rng, &mut steps, now);
+        let mut load: BTreeMap<PeerId, usize> = BTreeMap::new();
+        for feed in &self.feeds {
+            for peer in feed
+                .parent
+                .iter()
+                .chain(feed.pending.iter().map(|p| &p.peer))
+            {
+                *load.entry(*peer).or_default() += 1;
+            }
+        }
+        let newest = self.feeds.iter().filter_map(|f| f.last).max();
+        let stripes = self.feeds.len();
+        // Not always in the same order, so that a lack is not always the last stripe's.
+        let first = rng.usize(..stripes.max(1));
+        for k in (0..stripes).map(|k| (k + first) % stripes) {
+            let feed = &mut self.feeds[k];
+            if feed.parent.is_some() && !feed.lease {
+                continue;
+            }
+            if let Some(pending) = &feed.pending {
+                if pending.until > now {
+                    continue;
+                }
+                feed.refused.insert(pending.peer, now + REFUSED);
+                feed.pending = None;
+            }
+            feed.refused.retain(|_, until| *until > now);
+            let stripe = StripeId(k as u8);
+            let fresh = |n: &Neighbour| {
+                let head = n.heads.get(k).copied().flatten();
+                match (head, newest) {
+                    (_, None) => true,
+                    (None, _) => false,
+                    // What neighbours say is up to half a second old.
+                    (Some(head), Some(newest)) => head.0 + 6 * stripes as u64 + 40 >= newest.0,
+                }
+            };
+            let best = neighbours
+                .iter()
+                .filter(|n| !n.seed && n.spare > 0 && !feed.refused.contains_key(&n.peer))
+                .filter(|n| feed.parent != Some(n.peer) && fresh(n))
+                .min_by_key(|n| {
+                    let load = load.get(&n.peer).copied().unwrap_or(0) as u32;
+                    let jitter = Duration::from_millis(rng.u64(0..20));
+                    (n.rtt + Duration::from_millis(40) * load + jitter, n.peer)
+                });
+            let choice = match best {
+                Some(n) => Some((n, false)),
+                None => neighbours
+                    .iter()
+                    .find(|n| n.seed)
+                    .filter(|_| feed.parent.is_none())
+                    .filter(|_| {
+                        feed.orphan_since
+                            .is_some_and(|at| now.saturating_duration_since(at) >= ORPHAN)
+                            && feed
+                                .asked_seed
+                                .is_none_or(|at| now.saturating_duration_since(at) >= SEED_RETRY)
+                    })
+                    .map(|n| (n, true)),
+            };
+            let Some((neighbour, lease)) = choice else {
+                continue;
+            };
+            if lease {
+                feed.asked_seed = Some(now);
+            }
+            *load.entry(neighbour.peer).or_default() += 1;
+            feed.pending = Some(Pending {
+                peer: neighbour.peer,
+                until: now + neighbour.rtt * 3 / 2 + Duration::from_millis(120),
+            });
+            steps.push(Step::Subscribe {
+                peer: neighbour.peer,
+                stripe,
+                lease,
+            });
+        }
+        steps
+    }
+
+    fn find_silence(
+        &mut self,
+        neighbours: &[Neighbour],
+        rng: &mut fastrand::Rng,
+        steps: &mut Vec<Step>,
+        now: Instant,
+    ) {
+        let stripes = self.feeds.len() as u32;
+        let round = self.round;
+        let quiet = round.max(IDLE * stripes) + PATIENCE * 2;
+        for k in 0..self.feeds.len() {
+            let feed = &self.feeds[k];
+            let Some(parent) = feed.parent else { continue };
+            let rtt = neighbours
+                .iter()
+                .find(|n| n.peer == parent)
+                .map(|n| n.rtt)
+                .unwrap_or_default();
+            let late = feed.passed.map(|at| now.saturating_duration_since(at));
+            let behind = late.is_some_and(|late| late > round + PATIENCE + feed.lateness * 2);
+            let silent = now.saturating_duration_since(feed.heard) > quiet + rtt;
+            if !behind && !silent {
+                continue;
+            }
+            let heard = self.heard.get(&parent).copied();
+            let alive = heard.is_some_and(|at| {
+                now.saturating_duration_since(at) < quiet.min(round + PATIENCE) + rtt
+            });
+            if alive {
+                let patience = UPSTREAM_PATIENCE + Duration::from_millis(rng.u64(0..500));
+                if late.is_none_or(|late| late < patience) {
+                    continue;
+                }
+            }
+            let is_seed = neighbours.iter().any(|n| n.peer == parent && n.seed);
+            if is_seed {
+                // There is nobody above it; its connection's end is what tells.
+                continue;
+            }
+            let stripe = StripeId(k as u8);
+            steps.push(Step::Leave {
+                peer: parent,
+                stripe,
+            });
+            let feed = &mut self.feeds[k];
+            feed.detach(now);
+            feed.refused
+                .insert(parent, now + if alive { REFUSED } else { SILENT });
+            if !alive {
+                for (other, feed) in self.feeds.iter_mut().enumerate() {
+                    feed.refused.insert(parent, now + SILENT);
+                    if feed.parent == Some(parent) {
+                        feed.detach(now);
+                        let stripe = StripeId(other as u8);
+                        steps.push(Step::Leave {
+                            peer: parent,
+                            stripe,
+                        });
+                    }
+                }
+                steps.push(Step::Dead(parent));
+            }
+        }
+    }
+}
+
+/// What a new path means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// Nothing new.
+    Same,
+    /// The children must be told.
+    Changed,
+    /// This node is its own ancestor.
+    Loop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const SEED: PeerId = PeerId(1);
+
+    fn neighbour(peer: u64, spare: u16) -> Neighbour {
+        Neighbour {
+            peer: PeerId(peer),
+            seed: peer == SEED.0,
+            spare,
+            rtt: 10 * MS,
+            heads: vec![Some(Seq(1000)); 4],
+        }
+    }
+
+    fn fed(by: &[u64]) -> (Parents, Instant) {
+        let now = Instant::now();
+        let mut parents = Parents::default();
+        parents.reset(4, 160 * MS, now);
+        for (k, peer) in by.iter().enumerate() {
+            parents.accepted(PeerId(*peer), StripeId(k as u8), vec![*peer], false, now);
+        }
+        (parents, now)
+    }
+
+    /// Lets pieces arrive every 40 ms except from `mute`, until something happens.
+    fn until_a_step(
+        parents: &mut Parents,
+        from: Instant,
+        mute: u64,
+        around: &[Neighbour],
+    ) -> (Duration, Vec<Step>) {
+        let mut rng = fastrand::Rng::with_seed(1);
+        for ms in 0..3000u32 {
+            let now = from + ms * MS;
+            if ms % 40 == 0 {
+                let seq = Seq(1000 + u64::from(ms / 40));
+                let parent = parents.feed(seq.stripe(4)).and_then(Feed::parent);
+                if let Some(parent) = parent.filter(|p| ms < 400 || p.0 != mute) {
+                    parents.arrived(seq, parent, now);
+                }
+            }
+            let steps = parents.tick(around, &mut rng, now);
+            if !steps.is_empty() {
+                return (now - from, steps);
+            }
+        }
+        (Duration::MAX, Vec::new())
+    }
+
+    #[test]
+    fn a_frozen_parent_is_replaced_within_half_a_second_and_by_another() {
+        let (mut parents, start) = fed(&[2, 2, 3, 3]);
+        let around = [neighbour(1, 0), neighbour(2, 5), neighbour(3, 5)];
+        let (at, steps) = until_a_step(&mut parents, start, 2, &around);
+        assert!(at >= 500 * MS && at <= 900 * MS, "{at:?}");
+        assert!(steps.contains(&Step::Dead(PeerId(2))));
+        let asked: Vec<_> = steps
+            .iter()
+            .filter_map(|s| match s {
+                Step::Subscribe { peer, stripe, .. } => Some((peer.0, stripe.0)),
+                _ => None,
+            })
+            .collect();
+        assert!(asked.contains(&(3, 0)) && asked.contains(&(3, 1)) && asked.len() == 2);
+    }
+
+    #[test]
+    fn when_all_flows_nothing_is_done() {
+        let (mut parents, start) = fed(&[2, 2, 3, 3]);
+        let around = [neighbour(2, 5), neighbour(3, 5)];
+        let (at, steps) = until_a_step(&mut parents, start, 99, &around);
+        assert_eq!(at, Duration::MAX, "{steps:?}");
+    }
+
+    #[test]
+    fn a_single_parent_of_all_stripes_is_missed_too() {
+        let (mut parents, start) = fed(&[2, 2, 2, 2]);
+        let around = [neighbour(1, 0), neighbour(2, 5)];
+        let (at, steps) = until_a_step(&mut parents, start, 2, &around);
+        assert!(at <= 1000 * MS, "{at:?}");
+        assert!(steps.contains(&Step::Dead(PeerId(2))));
+    }
+
+    #[test]
+    fn who_finds_nobody_asks_the_seed_for_a_loan() {
+        let now = Instant::now();
+        let mut parents = Parents::default();
+        parents.reset(1, 160 * MS, now);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let around = [neighbour(1, 0), neighbour(2, 0)];
+        assert!(parents.tick(&around, &mut rng, now).is_empty());
+        let steps = parents.tick(&around, &mut rng, now + ORPHAN);
+        let loan = Step::Subscribe {
+            peer: SEED,
+            stripe: StripeId(0),
+            lease: true,
+        };
+        assert_eq!(steps, [loan]);
+    }
+
+    #[test]
+    fn a_loan_is_given_back_when_a_peer_has_room() {
+        let now = Instant::now();
+        let mut parents = Parents::default();
+        parents.reset(1, 160 * MS, now);
+        parents.lent(SEED, StripeId(0), now);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let steps = parents.tick(&[neighbour(1, 0), neighbour(2, 1)], &mut rng, now);
+        assert!(matches!(
+            steps[..],
+            [Step::Subscribe {
+                peer: PeerId(2),
+                lease: false,
+                ..
+            }]
+        ));
+        let leave = parents.accepted(PeerId(2), StripeId(0), vec![2], false, now);
+        assert_eq!(
+            leave,
+            Some(Step::Leave {
+                peer: SEED,
+                stripe: StripeId(0)
+            })
+        );
+    }
+
+    #[test]
+    fn a_path_through_oneself_is_a_loop() {
+        let (mut parents, _) = fed(&[2]);
+        let stripe = StripeId(0);
+        assert_eq!(
+            parents.path_changed(PeerId(2), stripe, vec![9, 2], 7),
+            Path::Changed
+        );
+        assert_eq!(
+            parents.path_changed(PeerId(2), stripe, vec![9, 2], 7),
+            Path::Same
+        );
+        assert_eq!(
+            parents.path_changed(PeerId(2), stripe, vec![7, 2], 7),
+            Path::Loop
+        );
+        assert_eq!(
+            parents.path_changed(PeerId(3), stripe, vec![7, 3], 7),
+            Path::Same
+        );
+    }
+}

@@ -1,0 +1,271 @@
+//! What the player gets and when: pieces in order, as soon as they are in order.
+//!
+//! Sinks do the waiting. A missing piece is waited for until it is due; then it is given up, and
+//! what follows comes with a mark of discontinuity.
+
+use std::time::{Duration, Instant};
+
+use crate::clock::Mapping;
+use crate::ids::Seq;
+use crate::piece::Piece;
+use crate::window::Window;
+
+/// What the play-out says about the next piece.
+#[derive(Debug)]
+pub enum Next {
+    /// Hand this piece to the player now.
+    Play {
+        /// It.
+        piece: Piece,
+        /// Something before it was given up, or it is the first.
+        discont: bool,
+    },
+    /// This version of the stream header is needed before the next piece.
+    Header(u32),
+    /// Nothing can be handed on; ask again at this instant, or when a piece arrives.
+    Wait(Option<Instant>),
+    /// The stream has ended, with the broadcaster's signature.
+    End,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Playout {
+    latency: Duration,
+    next: Option<Seq>,
+    discont: bool,
+    header: u32,
+    ended: bool,
+    lost: u64,
+    /// Pieces up to this one are on their way since the start, and are waited for until then
+    /// even if they are overdue: a late start, never a stutter.
+    grace: Option<(Seq, Instant)>,
+}
+
+impl Playout {
+    /// A play-out that has no stream yet.
+    pub fn new(latency: Duration) -> Self {
+        Self {
+            latency,
+            next: None,
+            discont: true,
+            header: 0,
+            ended: false,
+            lost: 0,
+            grace: None,
+        }
+    }
+
+    /// Begins at `from`, in a new epoch or for the first time. What came before `head` was sent
+    /// at once and may be overdue.
+    pub fn start(&mut self, from: Seq, head: Seq, now: Instant) {
+        self.grace = Some((head, now + self.latency));
+        self.next = Some(from);
+        self.discont = true;
+        self.header = 0;
+        self.ended = false;
+    }
+
+    /// Has no stream any more.
+    pub fn stop(&mut self) {
+        self.next = None;
+    }
+
+    /// The delay between a piece's time and its being due.
+    pub fn latency(&self) -> Duration {
+        self.latency
+    }
+
+    /// The piece that is played next.
+    pub fn position(&self) -> Option<Seq> {
+        self.next
+    }
+
+    /// Pieces that were given up.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Whether the signed end was reached.
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The player has been told of this header version.
+    pub fn header_applied(&mut self, version: u32) {
+        self.header = version;
+    }
+
+    /// When a piece is due at the player, so that nobody waits for it longer.
+    pub fn due(&self, seq: Seq, window: &Window, clock: Option<Mapping>) -> Option<Instant> {
+        let due = clock?.local(window.time_of(seq)?) + self.latency;
+        Some(match self.grace {
+            Some((head, until)) if seq <= head => due.max(until),
+            _ => due,
+        })
+    }
+
+    /// The player fell behind what the window holds (paused, or too slow): continue at the live
+    /// end.
+    fn catch_up(&mut self, from: Seq, window: &Window) {
+        let first = window.first().unwrap_or(from);
+        let target = window.newest_join().filter(|j| *j > from).unwrap_or(first);
+        self.lost += target.0.saturating_sub(from.0);
+        self.next = Some(target);
+        self.discont = true;
+    }
+
+    /// What to hand on.
+    pub fn next(&mut self, window: &Window, clock: Option<Mapping>, now: Instant) -> Next {
+        if self.ended {
+            return Next::End;
+        }
+        let Some(mut next) = self.next else {
+            return Next::Wait(None);
+        };
+        if window.first().is_some_and(|first| next < first) {
+            self.catch_up(next, window);
+            next = self.next.unwrap_or(next);
+        }
+        if let Some(stored) = window.get(next) {
+            let info = stored.piece.info();
+            if info.header != self.header && info.first_item.is_some() {
+                return Next::Header(info.header);
+            }
+            self.next = Some(next.plus(1));
+            if info.end {
+                self.ended = true;
+                return Next::End;
+            }
+            let discont = std::mem::take(&mut self.discont);
+            return Next::Play {
+                piece: stored.piece.clone(),
+                discont,
+            };
+        }
+        // Nothing newer: the stream stands still, and nothing is lost by waiting.
+        let Some(newer) = window.from(next).next() else {
+            return Next::Wait(None);
+        };
+        let Some(due) = self.due(next, window, clock) else {
+            return Next::Wait(None);
+        };
+        if due > now {
+            return Next::Wait(Some(due));
+        }
+        let resume = newer.piece.info().seq;
+        self.lost += resume.0 - next.0;
+        self.next = Some(resume);
+        self.discont = true;
+        self.next(window, clock, now)
+    }
+
+    /// Gives up on a header that never came: its pieces can't be played.
+    pub fn skip(&mut self) {
+        if let Some(next) = self.next {
+            self.next = Some(next.plus(1));
+            self.discont = true;
+            self.lost += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::SenderTime;
+    use crate::window::Bounds;
+    use crate::window::tests::piece;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn scene() -> (Playout, Window, Mapping, Instant) {
+        let start = Instant::now();
+        let window = Window::new(Bounds {
+            span: Duration::from_secs(4),
+            bytes: usize::MAX,
+        });
+        let mut playout = Playout::new(500 * MS);
+        playout.start(Seq(0), Seq(0), start);
+        playout.header_applied(1);
+        let clock = Mapping {
+            local: start,
+            sender: SenderTime(0),
+        };
+        (playout, window, clock, start)
+    }
+
+    fn played(next: Next) -> Option<(u64, bool)> {
+        match next {
+            Next::Play { piece, discont } => Some((piece.info().seq.0, discont)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn pieces_leave_as_soon_as_they_are_in_order() {
+        let (mut playout, mut window, clock, now) = scene();
+        window.offer(piece(1), now);
+        window.offer(piece(0), now);
+        assert_eq!(
+            played(playout.next(&window, Some(clock), now)),
+            Some((0, true))
+        );
+        assert_eq!(
+            played(playout.next(&window, Some(clock), now)),
+            Some((1, false))
+        );
+        assert!(matches!(
+            playout.next(&window, Some(clock), now),
+            Next::Wait(None)
+        ));
+    }
+
+    #[test]
+    fn a_missing_piece_is_waited_for_until_it_is_due_and_not_longer() {
+        let (mut playout, mut window, clock, start) = scene();
+        window.offer(piece(0), start);
+        window.offer(piece(2), start);
+        playout.next(&window, Some(clock), start);
+        let Next::Wait(Some(due)) = playout.next(&window, Some(clock), start) else {
+            panic!("it should wait");
+        };
+        assert_eq!(due, start + 500 * MS);
+        assert_eq!(
+            played(playout.next(&window, Some(clock), due)),
+            Some((2, true))
+        );
+        assert_eq!(playout.lost(), 1);
+    }
+
+    #[test]
+    fn a_player_that_slept_jumps_to_the_newest_join_point() {
+        let (mut playout, mut window, clock, start) = scene();
+        window.offer(piece(0), start);
+        playout.next(&window, Some(clock), start);
+        for seq in 1..=400 {
+            window.offer(piece(seq), start);
+        }
+        let now = start + 8000 * MS;
+        assert_eq!(
+            played(playout.next(&window, Some(clock), now)),
+            Some((400, true))
+        );
+    }
+
+    #[test]
+    fn the_header_comes_before_the_first_piece_that_needs_it() {
+        let (mut playout, mut window, clock, now) = scene();
+        playout.start(Seq(0), Seq(0), now);
+        window.offer(piece(0), now);
+        assert!(matches!(
+            playout.next(&window, Some(clock), now),
+            Next::Header(1)
+        ));
+        playout.header_applied(1);
+        assert_eq!(
+            played(playout.next(&window, Some(clock), now)),
+            Some((0, true))
+        );
+    }
+}

@@ -1,0 +1,209 @@
+//! What to pull, when, from whom. Late only: eager pulling causes collapse.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::ids::{PeerId, Seq};
+use crate::message::MAX_PULL;
+
+/// Pulls begin at this share of the play-out delay before a piece is due ...
+pub const PEERS_FROM: f64 = 0.4;
+/// ... and go to the seed at this one (notes on the algorithm, section 2: r1 and r2).
+pub const SEED_FROM: f64 = 0.2;
+const MAX_PEER_TRIES: usize = 3;
+const MAX_TRIES: usize = 8;
+const MAX_OUTSTANDING_PER_PEER: usize = 16;
+
+/// A neighbour that may have what is missing.
+#[derive(Debug, Clone, Copy)]
+pub struct Source {
+    /// Which.
+    pub peer: PeerId,
+    /// It is the seed: asked last.
+    pub seed: bool,
+    /// Round trip to it.
+    pub rtt: Duration,
+    /// Queueing delay of its uplink, as it says.
+    pub queue: Duration,
+}
+
+/// A piece that is not here.
+#[derive(Debug, Clone, Copy)]
+pub struct Missing {
+    /// Its number.
+    pub seq: Seq,
+    /// Time until it is due.
+    pub slack: Duration,
+    /// Its stripe has no parent, or the parent has sent later ones: no push will bring it.
+    pub detached: bool,
+}
+
+#[derive(Debug, Default)]
+struct Pull {
+    asked: BTreeSet<PeerId>,
+    outstanding: Option<(PeerId, Instant)>,
+    not_before: Option<Instant>,
+    tries: usize,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Rescue {
+    pulls: BTreeMap<Seq, Pull>,
+}
+
+impl Rescue {
+    /// Whom to ask for what now. `knows` says whether a neighbour is likely to have a piece.
+    pub fn plan(
+        &mut self,
+        missing: &[Missing],
+        sources: &[Source],
+        latency: Duration,
+        knows: impl Fn(PeerId, Seq) -> bool,
+        now: Instant,
+    ) -> BTreeMap<PeerId, Vec<Seq>> {
+        let wanted: BTreeSet<Seq> = missing.iter().map(|m| m.seq).collect();
+        self.pulls.retain(|seq, _| wanted.contains(seq));
+        let mut load: BTreeMap<PeerId, usize> = BTreeMap::new();
+        for pull in self.pulls.values_mut() {
+            match pull.outstanding {
+                Some((_, until)) if until <= now => pull.outstanding = None,
+                Some((peer, _)) => *load.entry(peer).or_default() += 1,
+                None => {}
+            }
+        }
+        let peers_from = latency.mul_f64(PEERS_FROM);
+        let seed_from = latency.mul_f64(SEED_FROM);
+        let mut plan: BTreeMap<PeerId, Vec<Seq>> = BTreeMap::new();
+        for item in missing {
+            // What no push will bring may be asked for sooner, though not at once: the stripe's
+            // next parent sends it as backlog.
+            let from = if item.detached {
+                peers_from.mul_f64(1.5)
+            } else {
+                peers_from
+            };
+            if item.slack > from {
+                continue;
+            }
+            let pull = self.pulls.entry(item.seq).or_default();
+            if pull.outstanding.is_some()
+                || pull.tries >= MAX_TRIES
+                || pull.not_before.is_some_and(|at| at > now)
+            {
+                continue;
+            }
+            let to_seed = item.slack <= seed_from || pull.tries >= MAX_PEER_TRIES;
+            let usable = |s: &&Source| {
+                load.get(&s.peer).copied().unwrap_or(0) < MAX_OUTSTANDING_PER_PEER
+                    && plan.get(&s.peer).map_or(0, Vec::len) < MAX_PULL
+                    && (s.seed || !pull.asked.contains(&s.peer))
+                    && (s.seed || knows(s.peer, item.seq))
+                    && s.rtt < item.slack
+            };
+            let from_peer = sources
+                .iter()
+                .filter(|s| !s.seed)
+                .filter(usable)
+                .min_by_key(|s| (s.queue + s.rtt, s.peer));
+            let from_seed = sources.iter().filter(|s| s.seed && to_seed).find(usable);
+            let Some(source) = (if to_seed {
+                from_seed.or(from_peer)
+            } else {
+                from_peer
+            }) else {
+                continue;
+            };
+            pull.asked.insert(source.peer);
+            pull.tries += 1;
+            let patience = Duration::from_millis(150).min(item.slack / 2);
+            pull.outstanding = Some((source.peer, now + source.rtt + patience));
+            *load.entry(source.peer).or_default() += 1;
+            plan.entry(source.peer).or_default().push(item.seq);
+        }
+        plan
+    }
+
+    /// A neighbour does not have it, or is busy: back off, doubling.
+    pub fn refused(&mut self, peer: PeerId, seq: Seq, now: Instant) {
+        if let Some(pull) = self.pulls.get_mut(&seq) {
+            if pull.outstanding.is_some_and(|(asked, _)| asked == peer) {
+                pull.outstanding = None;
+                let exponent = pull.tries.saturating_sub(1).min(3) as u32;
+                pull.not_before = Some(now + Duration::from_millis(20) * 2u32.pow(exponent));
+            }
+        }
+    }
+
+    /// Whether a pull of this piece is on its way.
+    pub fn pulling(&self, seq: Seq) -> bool {
+        self.pulls
+            .get(&seq)
+            .is_some_and(|p| p.outstanding.is_some())
+    }
+
+    /// Forgets everything, for a new epoch.
+    pub fn clear(&mut self) {
+        self.pulls.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const LATENCY: Duration = Duration::from_secs(2);
+
+    fn source(peer: u64, seed: bool) -> Source {
+        Source {
+            peer: PeerId(peer),
+            seed,
+            rtt: 20 * MS,
+            queue: Duration::ZERO,
+        }
+    }
+
+    fn missing(slack_ms: u32) -> Vec<Missing> {
+        vec![Missing {
+            seq: Seq(9),
+            slack: slack_ms * MS,
+            detached: false,
+        }]
+    }
+
+    #[test]
+    fn nothing_is_pulled_early_and_the_seed_is_asked_last() {
+        let now = Instant::now();
+        let sources = [source(1, true), source(2, false)];
+        let mut rescue = Rescue::default();
+        let plan =
+            |r: &mut Rescue, slack, at| r.plan(&missing(slack), &sources, LATENCY, |_, _| true, at);
+        assert!(plan(&mut rescue, 1500, now).is_empty());
+        let first = plan(&mut rescue, 790, now);
+        assert_eq!(first.keys().collect::<Vec<_>>(), [&PeerId(2)]);
+        assert!(
+            plan(&mut rescue, 780, now + 10 * MS).is_empty(),
+            "one at a time"
+        );
+        rescue.refused(PeerId(2), Seq(9), now + 20 * MS);
+        assert!(
+            plan(&mut rescue, 700, now + 90 * MS).is_empty(),
+            "no other peer, too early for the seed"
+        );
+        let last = plan(&mut rescue, 390, now + 400 * MS);
+        assert_eq!(last.keys().collect::<Vec<_>>(), [&PeerId(1)]);
+    }
+
+    #[test]
+    fn a_silent_source_is_replaced_by_another() {
+        let now = Instant::now();
+        let sources = [source(2, false), source(3, false)];
+        let mut rescue = Rescue::default();
+        let first = rescue.plan(&missing(700), &sources, LATENCY, |_, _| true, now);
+        assert!(first.contains_key(&PeerId(2)));
+        let later = now + 171 * MS;
+        let second = rescue.plan(&missing(529), &sources, LATENCY, |_, _| true, later);
+        assert!(second.contains_key(&PeerId(3)));
+    }
+}

@@ -1,0 +1,379 @@
+//! The seed's seat: who was admitted, who takes each stripe from the seed, whom to name.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::children::Children;
+use crate::ids::{NodeId, PeerId, StripeId};
+use crate::message::{Candidate, Hello, MAX_CANDIDATES, Refusal, Report};
+
+/// A root that confirms nothing for this long is replaced (design: 350 ms).
+const ROOT_SILENCE: Duration = Duration::from_millis(350);
+/// A child that confirms nothing for this long is gone.
+const CHILD_SILENCE: Duration = Duration::from_millis(2500);
+/// An invitation that is not followed lapses.
+const INVITED: Duration = Duration::from_millis(600);
+/// Places move for balance at most this often.
+const BALANCE: Duration = Duration::from_secs(1);
+
+/// An admitted viewer.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its endpoint key.
+    pub id: NodeId,
+    /// Where the seed sees it.
+    pub addr: SocketAddr,
+    /// What it said first.
+    pub hello: Hello,
+    /// What it said last.
+    pub report: Report,
+    /// Since when.
+    pub since: Instant,
+    /// It has been told where the stream begins.
+    pub started: bool,
+}
+
+/// What the seed does about its places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A lease becomes the root's place.
+    Root(PeerId, StripeId),
+    /// A root's place becomes a lease, since another took it.
+    Lease(PeerId, StripeId),
+    /// Ask this viewer to take the stripe.
+    Invite(PeerId, StripeId),
+    /// This viewer is frozen or gone.
+    Dead(PeerId),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Seat {
+    members: BTreeMap<PeerId, Member>,
+    roots: Vec<Option<PeerId>>,
+    invited: Vec<Option<(PeerId, Instant)>>,
+    balanced: Instant,
+    /// Most viewers; none is unlimited.
+    pub max_viewers: Option<usize>,
+}
+
+impl Seat {
+    /// An empty seat.
+    pub fn new(max_viewers: Option<usize>, now: Instant) -> Self {
+        Self {
+            members: BTreeMap::new(),
+            roots: Vec::new(),
+            invited: Vec::new(),
+            balanced: now,
+            max_viewers,
+        }
+    }
+
+    /// The stream has this many stripes.
+    pub fn reset(&mut self, stripes: u8) {
+        self.roots = vec![None; usize::from(stripes)];
+        self.invited = vec![None; usize::from(stripes)];
+    }
+
+    /// Whether another viewer may come.
+    pub fn has_room(&self) -> Result<(), Refusal> {
+        match self.max_viewers {
+            Some(max) if self.members.len() >= max => Err(Refusal::Full { retry_s: 10 }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Admits a viewer.
+    pub fn admit(&mut self, peer: PeerId, member: Member) {
+        self.members.insert(peer, member);
+    }
+
+    /// The viewer of a connection.
+    pub fn member(&self, peer: PeerId) -> Option<&Member> {
+        self.members.get(&peer)
+    }
+
+    /// The viewer of a connection.
+    pub fn member_mut(&mut self, peer: PeerId) -> Option<&mut Member> {
+        self.members.get_mut(&peer)
+    }
+
+    /// All viewers.
+    pub fn members(&self) -> impl Iterator<Item = (PeerId, &Member)> {
+        self.members.iter().map(|(peer, member)| (*peer, member))
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The shortest play-out delay, where there are enough viewers for some to feed others.
+    pub fn shortest_latency(&self) -> Option<Duration> {
+        let all = self.members.values().map(|m| m.hello.latency_ms);
+        let shortest = all.min().filter(|_| self.members.len() > 2)?;
+        Some(Duration::from_millis(u64::from(shortest)))
+    }
+
+    /// Whether there is nobody.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The connection is gone.
+    pub fn forget(&mut self, peer: PeerId) -> Option<Member> {
+        self.vacate(peer);
+        self.members.remove(&peer)
+    }
+
+    fn vacate(&mut self, peer: PeerId) {
+        for root in &mut self.roots {
+            root.take_if(|r| *r == peer);
+        }
+        for invited in &mut self.invited {
+            invited.take_if(|(p, _)| *p == peer);
+        }
+    }
+
+    /// A viewer gave a stripe back.
+    pub fn left(&mut self, peer: PeerId, stripe: StripeId) {
+        if let Some(root) = self.roots.get_mut(stripe.index()) {
+            root.take_if(|r| *r == peer);
+        }
+    }
+
+    /// Whether a subscription without lease follows an invitation; then the place is its own.
+    /// The former root, if there is one, holds only a lease from now on.
+    pub fn take_place(&mut self, peer: PeerId, stripe: StripeId) -> Option<Option<Place>> {
+        let k = stripe.index();
+        let invited = self.invited.get_mut(k)?;
+        invited.take_if(|(p, _)| *p == peer)?;
+        let former = self.roots[k].replace(peer).filter(|old| *old != peer);
+        Some(former.map(|old| Place::Lease(old, stripe)))
+    }
+
+    /// Viewers for one that looks for parents: those with most to spare, in some random order.
+    pub fn candidates(&self, asker: PeerId, rng: &mut fastrand::Rng) -> Vec<Candidate> {
+        let mut list: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(peer, m)| **peer != asker && m.hello.relay && m.report.slots > 0)
+            .map(|(_, m)| Candidate {
+                node: m.id,
+                addr: m.addr,
+                spare: m.report.spare,
+            })
+            .collect();
+        rng.shuffle(&mut list);
+        // The roomy first, but not the same to everybody.
+        list.sort_by_key(|c| std::cmp::Reverse(c.spare.min(8)));
+        list.truncate(MAX_CANDIDATES);
+        list
+    }
+
+    fn strength(&self, peer: PeerId) -> u16 {
+        self.members
+            .get(&peer)
+            .filter(|m| m.hello.relay)
+            .map_or(0, |m| m.report.slots)
+    }
+
+    fn places(&self, peer: PeerId) -> usize {
+        let invited = self.invited.iter().flatten().filter(|(p, _)| *p == peer);
+        self.roots.iter().flatten().filter(|r| **r == peer).count() + invited.count()
+    }
+
+    /// Sees to it that every stripe has one root among the viewers that can pass it on, and
+    /// that it lives.
+    pub fn tend(
+        &mut self,
+        children: &Children,
+        silence: impl Fn(PeerId) -> Duration,
+        now: Instant,
+    ) -> Vec<Place> {
+        let mut steps = Vec::new();
+        for peer in children.all() {
+            if silence(peer) > CHILD_SILENCE {
+                steps.push(Place::Dead(peer));
+            }
+        }
+        for k in 0..self.roots.len() {
+            self.invited[k].take_if(|(_, until)| *until <= now);
+            if let Some(root) = self.roots[k] {
+                if silence(root) <= ROOT_SILENCE {
+                    continue;
+                }
+                // It may come back: it keeps its subscription, but as a lease.
+                self.roots[k] = None;
+                steps.push(Place::Lease(root, StripeId(k as u8)));
+            }
+            if self.invited[k].is_none() {
+                steps.extend(self.fill(k, children, &silence, now));
+            }
+        }
+        if now.saturating_duration_since(self.balanced) >= BALANCE {
+            self.balanced = now;
+            steps.extend(self.balance(&silence, now));
+        }
+        steps
+    }
+
+    fn able(&self, peer: PeerId, silence: &impl Fn(PeerId) -> Duration) -> bool {
+        self.strength(peer) > 0 && silence(peer) <= ROOT_SILENCE / 2
+    }
+
+    fn fill(
+        &mut self,
+        k: usize,
+        children: &Children,
+        silence: &impl Fn(PeerId) -> Duration,
+        now: Instant,
+    ) -> Option<Place> {
+        let stripe = StripeId(k as u8);
+        let lent = children
+            .of(stripe)
+            .filter(|p| self.able(*p, silence))
+            .min_by_key(|p| (self.places(*p), u16::MAX - self.strength(*p), *p));
+        let other = self
+            .members
+            .keys()
+            .copied()
+            .filter(|p| self.able(*p, silence) && self.members[p].started)
+            .min_by_key(|p| (self.places(*p), u16::MAX - self.strength(*p), *p));
+        // A lease holder needs no message back and forth, unless it carries much already.
+        match (lent, other) {
+            (Some(lent), other)
+                if other.is_none_or(|o| self.places(lent) <= self.places(o) + 1) =>
+            {
+                self.roots[k] = Some(lent);
+                Some(Place::Root(lent, stripe))
+            }
+            (_, Some(other)) => {
+                self.invited[k] = Some((other, now + INVITED));
+                Some(Place::Invite(other, stripe))
+            }
+            _ => None,
+        }
+    }
+
+    fn balance(&mut self, silence: &impl Fn(PeerId) -> Duration, now: Instant) -> Option<Place> {
+        let able = |p: &PeerId| self.able(*p, silence) && self.members[p].started;
+        let least = self
+            .members
+            .keys()
+            .copied()
+            .filter(able)
+            .min_by_key(|p| (self.places(*p), u16::MAX - self.strength(*p), *p))?;
+        let k = (0..self.roots.len())
+            .filter(|k| self.invited[*k].is_none())
+            .max_by_key(|k| self.roots[*k].map_or(0, |root| self.places(root)))?;
+        let most = self.places(self.roots[k]?);
+        (most >= self.places(least) + 2).then(|| {
+            self.invited[k] = Some((least, now + INVITED));
+            Place::Invite(least, StripeId(k as u8))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Epoch;
+
+    fn member(n: u8, slots: u16) -> Member {
+        Member {
+            id: NodeId([n; 32]),
+            addr: ([127, 0, 0, 1], 1).into(),
+            hello: Hello {
+                version: 1,
+                features: 0,
+                stream: None,
+                ticket: None,
+                epoch: Epoch(0),
+                resume: None,
+                latency_ms: 2000,
+                relay: true,
+                port: 0,
+                proof: bytes::Bytes::new(),
+            },
+            report: Report {
+                slots,
+                spare: slots,
+                ..Default::default()
+            },
+            since: Instant::now(),
+            started: true,
+        }
+    }
+
+    fn scene(slots: &[u16]) -> (Seat, Children, Instant) {
+        let now = Instant::now();
+        let mut seat = Seat::new(None, now);
+        seat.reset(4);
+        let mut children = Children::default();
+        children.reset(4);
+        for (n, slots) in slots.iter().enumerate() {
+            let peer = PeerId(n as u64);
+            seat.admit(peer, member(n as u8, *slots));
+            for k in 0..4 {
+                children.add(peer, StripeId(k), true, now);
+            }
+        }
+        (seat, children, now)
+    }
+
+    #[test]
+    fn places_go_evenly_to_those_that_can_pass_on() {
+        let (mut seat, children, now) = scene(&[0, 8, 8]);
+        let steps = seat.tend(&children, |_| Duration::ZERO, now);
+        let count = |n| {
+            let mine = |s: &&Place| matches!(s, Place::Root(p, _) if p.0 == n);
+            steps.iter().filter(mine).count()
+        };
+        assert_eq!((count(0), count(1), count(2)), (0, 2, 2));
+        assert!(seat.tend(&children, |_| Duration::ZERO, now).is_empty());
+    }
+
+    #[test]
+    fn a_frozen_root_loses_its_place_to_a_living_one() {
+        let (mut seat, children, now) = scene(&[8, 8]);
+        seat.tend(&children, |_| Duration::ZERO, now);
+        let frozen = |p: PeerId| Duration::from_millis(if p.0 == 0 { 400 } else { 0 });
+        let steps = seat.tend(&children, frozen, now);
+        let to_other = |s: &&Place| matches!(s, Place::Root(PeerId(1), _));
+        assert_eq!(steps.iter().filter(to_other).count(), 2);
+        let gone = seat.tend(&children, |_| Duration::from_secs(3), now);
+        assert!(gone.contains(&Place::Dead(PeerId(0))));
+    }
+
+    #[test]
+    fn a_newcomer_takes_a_share_of_the_places() {
+        let (mut seat, mut children, now) = scene(&[8]);
+        seat.tend(&children, |_| Duration::ZERO, now);
+        seat.admit(PeerId(9), member(9, 8));
+        let steps = seat.tend(&children, |_| Duration::ZERO, now + BALANCE);
+        let [Place::Invite(PeerId(9), stripe)] = steps[..] else {
+            panic!("{steps:?}");
+        };
+        children.add(PeerId(9), stripe, false, now);
+        assert_eq!(
+            seat.take_place(PeerId(9), stripe),
+            Some(Some(Place::Lease(PeerId(0), stripe)))
+        );
+        assert_eq!(
+            seat.take_place(PeerId(9), stripe),
+            None,
+            "an invitation counts once"
+        );
+    }
+
+    #[test]
+    fn a_full_house_says_when_to_come_back() {
+        let (mut seat, _, _) = scene(&[1, 1]);
+        seat.max_viewers = Some(2);
+        assert_eq!(seat.has_room(), Err(Refusal::Full { retry_s: 10 }));
+        seat.forget(PeerId(0));
+        assert_eq!(seat.has_room(), Ok(()));
+    }
+}

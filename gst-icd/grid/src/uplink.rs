@@ -1,0 +1,359 @@
+//! One queue over all children: what this node sends next, and what it no longer sends.
+//!
+//! Transport buffers stay shallow so that the order stays in our hands. Each queued piece has an
+//! expiry; without one the grid is metastable: once late, always late (notes on the algorithm,
+//! section 5).
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::ids::{Bitrate, PeerId, Seq};
+use crate::piece::Why;
+
+/// Bytes of packet headers, acknowledgements and stream frames per piece, and as a share
+/// (measured: `./icd bench overhead` compares sent UDP bytes with piece bytes).
+const OVERHEAD_BYTES: f64 = 60.0;
+const OVERHEAD_SHARE: f64 = 1.05;
+/// Pieces that wait for one child; more are not accepted.
+const MAX_QUEUED: usize = 2048;
+/// How far the pacer may run ahead of its rate.
+const BURST: Duration = Duration::from_millis(10);
+const MIN_BURST_BYTES: f64 = 4096.0;
+
+/// What to send now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transmit {
+    /// To whom.
+    pub peer: PeerId,
+    /// What.
+    pub seq: Seq,
+    /// Why.
+    pub why: Why,
+    /// How long it waited in this queue.
+    pub waited: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Queued {
+    seq: Seq,
+    bytes: usize,
+    why: Why,
+    queued: Instant,
+    expires: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    queue: BTreeMap<(Instant, u64), Queued>,
+    flight: BTreeMap<Seq, (Instant, usize)>,
+    flight_bytes: usize,
+    /// When the transport last reported a piece as arrived.
+    progress: Option<Instant>,
+    least_delay: Option<Duration>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Uplink {
+    rate: Option<Bitrate>,
+    tokens: f64,
+    filled: Instant,
+    lanes: BTreeMap<PeerId, Lane>,
+    flight_limit: usize,
+    ticket: u64,
+    /// Pieces that expired in the queue.
+    pub expired: u64,
+}
+
+impl Uplink {
+    /// A queue that sends at most `rate`; none is unlimited.
+    pub fn new(rate: Option<Bitrate>, now: Instant) -> Self {
+        Self {
+            rate,
+            tokens: 0.0,
+            filled: now,
+            lanes: BTreeMap::new(),
+            flight_limit: 256 * 1024,
+            ticket: 0,
+            expired: 0,
+        }
+    }
+
+    /// Changes the cap.
+    pub fn set_rate(&mut self, rate: Option<Bitrate>) {
+        self.rate = rate;
+    }
+
+    /// The cap.
+    pub fn rate(&self) -> Option<Bitrate> {
+        self.rate
+    }
+
+    /// Bytes that one child may have outstanding, from the stream's rate in bytes per second:
+    /// half a second of it, so that a frozen child costs no more.
+    pub fn size_for(&mut self, bytes_per_second: f64) {
+        self.flight_limit = ((bytes_per_second / 2.0) as usize).clamp(256 * 1024, 4 * 1024 * 1024);
+    }
+
+    /// Queues a piece. `order`: earlier goes first.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one fact each, all of them needed"
+    )]
+    pub fn push(
+        &mut self,
+        peer: PeerId,
+        seq: Seq,
+        bytes: usize,
+        why: Why,
+        order: Instant,
+        expires: Instant,
+        now: Instant,
+    ) {
+        let lane = self.lanes.entry(peer).or_default();
+        let known = lane.flight.contains_key(&seq) || lane.queue.values().any(|q| q.seq == seq);
+        if known || lane.queue.len() >= MAX_QUEUED {
+            return;
+        }
+        self.ticket += 1;
+        let queued = Queued {
+            seq,
+            bytes,
+            why,
+            queued: now,
+            expires,
+        };
+        lane.queue.insert((order, self.ticket), queued);
+    }
+
+    fn refill(&mut self, now: Instant) {
+        if let Some(rate) = self.rate {
+            let rate = rate.bytes_per_second();
+            let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
+            let most = (rate * BURST.as_secs_f64()).max(MIN_BURST_BYTES);
+            self.tokens = (self.tokens + rate * elapsed).min(most);
+        }
+        self.filled = now;
+    }
+
+    /// What goes out now, if anything may.
+    pub fn next(&mut self, now: Instant) -> Option<Transmit> {
+        self.refill(now);
+        if self.rate.is_some() && self.tokens <= 0.0 {
+            return None;
+        }
+        for lane in self.lanes.values_mut() {
+            while let Some(entry) = lane.queue.first_entry() {
+                if entry.get().expires > now {
+                    break;
+                }
+                entry.remove();
+                self.expired += 1;
+            }
+        }
+        let limit = self.flight_limit;
+        let (peer, lane) = self
+            .lanes
+            .iter_mut()
+            .filter(|(_, lane)| lane.flight_bytes < limit && !lane.queue.is_empty())
+            .min_by_key(|(_, lane)| lane.queue.first_key_value().map(|(key, _)| *key))?;
+        let (_, queued) = lane.queue.pop_first()?;
+        lane.progress.get_or_insert(now);
+        if lane.flight.is_empty() {
+            lane.progress = Some(now);
+        }
+        lane.flight.insert(queued.seq, (now, queued.bytes));
+        lane.flight_bytes += queued.bytes;
+        if self.rate.is_some() {
+            self.tokens -= queued.bytes as f64 * OVERHEAD_SHARE + OVERHEAD_BYTES;
+        }
+        Some(Transmit {
+            peer: *peer,
+            seq: queued.seq,
+            why: queued.why,
+            waited: now.saturating_duration_since(queued.queued),
+        })
+    }
+
+    /// When [`Uplink::next`] is next of use, if anything waits.
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let waits = self
+            .lanes
+            .values()
+            .any(|lane| lane.flight_bytes < self.flight_limit && !lane.queue.is_empty());
+        if !waits {
+            return None;
+        }
+        let rate = self.rate?.bytes_per_second();
+        if self.tokens > 0.0 || rate <= 0.0 {
+            return Some(now);
+        }
+        Some(self.filled + Duration::from_secs_f64((1.0 - self.tokens) / rate))
+    }
+
+    /// The transport delivered a piece, or gave it up.
+    pub fn sent(&mut self, peer: PeerId, seq: Seq, delivered: bool, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(&peer) else {
+            return;
+        };
+        if let Some((at, bytes)) = lane.flight.remove(&seq) {
+            lane.flight_bytes -= bytes;
+            if delivered {
+                lane.progress = Some(now);
+                let delay = now.saturating_duration_since(at);
+                lane.least_delay = Some(lane.least_delay.map_or(delay, |d| d.min(delay)));
+            }
+        }
+    }
+
+    /// How long a child has confirmed nothing although something is on its way to it, beyond
+    /// the least delay that was seen.
+    pub fn silence(&self, peer: PeerId, now: Instant) -> Duration {
+        let Some(lane) = self.lanes.get(&peer).filter(|lane| !lane.flight.is_empty()) else {
+            return Duration::ZERO;
+        };
+        let since = lane.progress.unwrap_or(now);
+        now.saturating_duration_since(since)
+            .saturating_sub(lane.least_delay.unwrap_or_default())
+    }
+
+    /// Least time from sending a piece to knowing that it arrived.
+    pub fn least_delay(&self, peer: PeerId) -> Option<Duration> {
+        self.lanes.get(&peer)?.least_delay
+    }
+
+    /// How long the oldest queued piece that could go has waited: the queueing delay.
+    pub fn delay(&self, now: Instant) -> Duration {
+        self.lanes
+            .values()
+            .filter(|lane| lane.flight_bytes < self.flight_limit)
+            .filter_map(|lane| lane.queue.values().next())
+            .map(|queued| now.saturating_duration_since(queued.queued))
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// Pieces that wait.
+    pub fn waiting(&self) -> usize {
+        self.lanes.values().map(|lane| lane.queue.len()).sum()
+    }
+
+    /// Pieces that wait or are on their way.
+    pub fn unconfirmed(&self) -> usize {
+        self.lanes
+            .values()
+            .map(|lane| lane.queue.len() + lane.flight.len())
+            .sum()
+    }
+
+    /// Drops queued pieces for `peer` that `unwanted` names.
+    pub fn cancel(&mut self, peer: PeerId, unwanted: impl Fn(Seq) -> bool) {
+        if let Some(lane) = self.lanes.get_mut(&peer) {
+            lane.queue.retain(|_, queued| !unwanted(queued.seq));
+        }
+    }
+
+    /// The connection is gone.
+    pub fn forget(&mut self, peer: PeerId) {
+        self.lanes.remove(&peer);
+    }
+
+    /// Drops everything that waits, for a new epoch.
+    pub fn clear(&mut self) {
+        for lane in self.lanes.values_mut() {
+            lane.queue.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const A: PeerId = PeerId(1);
+    const B: PeerId = PeerId(2);
+
+    fn push(uplink: &mut Uplink, peer: PeerId, seq: u64, order: Instant, now: Instant) {
+        uplink.push(
+            peer,
+            Seq(seq),
+            10_000,
+            Why::Push,
+            order,
+            now + 200 * MS,
+            now,
+        );
+    }
+
+    #[test]
+    fn the_cap_holds_over_any_second() {
+        let start = Instant::now();
+        let mut uplink = Uplink::new(Some(Bitrate(4_000_000)), start);
+        let mut bytes = 0.0;
+        for ms in 0..2000u32 {
+            let now = start + ms * MS;
+            if ms % 10 == 0 {
+                push(&mut uplink, A, u64::from(ms), now, now);
+            }
+            while let Some(sent) = uplink.next(now) {
+                bytes += 10_000.0 * OVERHEAD_SHARE + OVERHEAD_BYTES;
+                uplink.sent(sent.peer, sent.seq, true, now);
+            }
+        }
+        assert!((900_000.0..=1_020_000.0).contains(&bytes), "{bytes}");
+        assert!(uplink.expired > 50, "what does not fit expires");
+        assert!(uplink.waiting() < 30, "and does not pile up");
+    }
+
+    #[test]
+    fn a_frozen_child_holds_up_no_other_and_costs_a_bounded_amount() {
+        let start = Instant::now();
+        let mut uplink = Uplink::new(None, start);
+        let (mut to_a, mut to_b) = (0, 0);
+        for i in 0..1000u32 {
+            let now = start + i * 20 * MS;
+            push(&mut uplink, A, u64::from(i), now, now);
+            push(&mut uplink, B, u64::from(i), now, now);
+            while let Some(sent) = uplink.next(now) {
+                if sent.peer == B {
+                    to_b += 1;
+                    uplink.sent(B, sent.seq, true, now);
+                } else {
+                    to_a += 1;
+                }
+            }
+        }
+        assert_eq!(to_b, 1000);
+        assert!(to_a <= 27, "{to_a}");
+        assert!(uplink.waiting() <= 11);
+        assert!(uplink.silence(A, start + 20_000 * MS) > 19_000 * MS);
+        assert_eq!(uplink.silence(B, start + 20_000 * MS), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_earlier_order_goes_first_whoever_it_is_for() {
+        let now = Instant::now();
+        let mut uplink = Uplink::new(None, now);
+        push(&mut uplink, A, 1, now + 30 * MS, now);
+        push(&mut uplink, B, 1, now, now);
+        push(&mut uplink, A, 2, now + 10 * MS, now);
+        let order: Vec<_> = std::iter::from_fn(|| uplink.next(now))
+            .map(|t| (t.peer, t.seq.0))
+            .collect();
+        assert_eq!(order, [(B, 1), (A, 2), (A, 1)]);
+    }
+
+    #[test]
+    fn nothing_is_queued_twice_and_cancelled_pieces_stay_home() {
+        let now = Instant::now();
+        let mut uplink = Uplink::new(None, now);
+        push(&mut uplink, A, 1, now, now);
+        push(&mut uplink, A, 1, now, now);
+        push(&mut uplink, A, 2, now, now);
+        assert_eq!(uplink.waiting(), 2);
+        uplink.cancel(A, |seq| seq == Seq(2));
+        assert_eq!(uplink.next(now).map(|t| t.seq), Some(Seq(1)));
+        assert_eq!(uplink.next(now), None);
+    }
+}

@@ -1,0 +1,332 @@
+//! The recent stream in memory: verified pieces, join points, what is missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::time::{Duration, Instant};
+
+use crate::ids::{SenderTime, Seq, StripeId};
+use crate::piece::Piece;
+
+/// How much a window holds; whichever bound is met first evicts the oldest.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Sender time between the oldest and the newest piece.
+    pub span: Duration,
+    /// Bytes of payloads and prefixes.
+    pub bytes: usize,
+}
+
+/// What became of an offered piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offered {
+    /// It is new and stored.
+    New,
+    /// It was there already.
+    Duplicate,
+    /// It is older than what the window holds.
+    Stale,
+}
+
+/// A stored piece.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The piece.
+    pub piece: Piece,
+    /// When it was verified here.
+    pub arrived: Instant,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Window {
+    bounds: Bounds,
+    pieces: BTreeMap<Seq, Stored>,
+    joins: BTreeSet<Seq>,
+    bytes: usize,
+    floor: Seq,
+    end: Option<Seq>,
+}
+
+impl Window {
+    /// An empty window.
+    pub fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            pieces: BTreeMap::new(),
+            joins: BTreeSet::new(),
+            bytes: 0,
+            floor: Seq(0),
+            end: None,
+        }
+    }
+
+    /// Forgets everything, for a new epoch.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.bounds);
+    }
+
+    /// Stores a verified piece and evicts what exceeds the bounds.
+    pub fn offer(&mut self, piece: Piece, now: Instant) -> Offered {
+        let info = *piece.info();
+        if info.seq < self.floor {
+            return Offered::Stale;
+        }
+        if self.pieces.contains_key(&info.seq) {
+            return Offered::Duplicate;
+        }
+        self.bytes += piece.body().len();
+        if info.join {
+            self.joins.insert(info.seq);
+        }
+        if info.end {
+            self.end = Some(info.seq);
+        }
+        let arrived = now;
+        self.pieces.insert(info.seq, Stored { piece, arrived });
+        self.evict();
+        if self.floor > info.seq {
+            return Offered::Stale;
+        }
+        Offered::New
+    }
+
+    fn evict(&mut self) {
+        let Some(newest) = self
+            .pieces
+            .last_key_value()
+            .map(|(_, s)| s.piece.info().time)
+        else {
+            return;
+        };
+        while let Some((seq, oldest)) = self.pieces.first_key_value() {
+            let info = oldest.piece.info();
+            let too_old = newest.since(info.time) > self.bounds.span;
+            if !(too_old || self.bytes > self.bounds.bytes) || self.pieces.len() == 1 {
+                break;
+            }
+            let seq = *seq;
+            self.bytes -= oldest.piece.body().len();
+            self.pieces.remove(&seq);
+            self.joins.remove(&seq);
+            self.floor = seq.plus(1);
+        }
+    }
+
+    /// A piece, if it is here.
+    pub fn get(&self, seq: Seq) -> Option<&Stored> {
+        self.pieces.get(&seq)
+    }
+
+    /// Whether a piece is here.
+    pub fn has(&self, seq: Seq) -> bool {
+        self.pieces.contains_key(&seq)
+    }
+
+    /// The newest piece.
+    pub fn head(&self) -> Option<Seq> {
+        self.pieces.last_key_value().map(|(seq, _)| *seq)
+    }
+
+    /// Sender time of the newest piece.
+    pub fn head_time(&self) -> Option<SenderTime> {
+        self.pieces
+            .last_key_value()
+            .map(|(_, s)| s.piece.info().time)
+    }
+
+    /// The oldest piece.
+    pub fn first(&self) -> Option<Seq> {
+        self.pieces.first_key_value().map(|(seq, _)| *seq)
+    }
+
+    /// The piece that ends the stream, once it is here.
+    pub fn end(&self) -> Option<Seq> {
+        self.end
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The newest piece of each stripe; zero for none.
+    pub fn heads(&self, stripes: u8) -> Vec<Option<Seq>> {
+        let mut heads = vec![None; usize::from(stripes)];
+        let mut found = 0;
+        for seq in self.pieces.keys().rev() {
+            let head = &mut heads[seq.stripe(stripes).index()];
+            if head.is_none() {
+                *head = Some(*seq);
+                found += 1;
+                if found == heads.len() {
+                    break;
+                }
+            }
+        }
+        heads
+    }
+
+    /// Pieces here from `from` on, in order.
+    pub fn from(&self, from: Seq) -> impl Iterator<Item = &Stored> {
+        self.pieces.range(from..).map(|(_, stored)| stored)
+    }
+
+    /// Pieces of one stripe here from `from` on, in order.
+    pub fn stripe_from(
+        &self,
+        stripe: StripeId,
+        stripes: u8,
+        from: Seq,
+    ) -> impl Iterator<Item = &Stored> {
+        self.from(from)
+            .filter(move |stored| stored.piece.info().seq.stripe(stripes) == stripe)
+    }
+
+    /// Sender time of a missing piece, as far as its neighbours tell: not later than the true
+    /// one, so that nobody waits too long for it.
+    pub fn time_of(&self, seq: Seq) -> Option<SenderTime> {
+        let before = self
+            .pieces
+            .range((Bound::Unbounded, Bound::Included(seq)))
+            .next_back();
+        match before {
+            Some((_, stored)) => Some(stored.piece.info().time),
+            None => self
+                .pieces
+                .range(seq..)
+                .next()
+                .map(|(_, stored)| stored.piece.info().time),
+        }
+    }
+
+    /// The newest join point not younger than `age` at sender time `now`; else the oldest one.
+    pub fn join_of_age(&self, age: Duration, now: SenderTime) -> Option<Seq> {
+        let is_old = |seq: &&Seq| {
+            self.get(**seq)
+                .is_some_and(|s| now.since(s.piece.info().time) >= age)
+        };
+        self.joins
+            .iter()
+            .rev()
+            .find(is_old)
+            .or(self.joins.first())
+            .copied()
+    }
+
+    /// The newest join point.
+    pub fn newest_join(&self) -> Option<Seq> {
+        self.joins.last().copied()
+    }
+
+    /// The first join point at or after `from`.
+    pub fn join_after(&self, from: Seq) -> Option<Seq> {
+        self.joins.range(from..).next().copied()
+    }
+
+    /// The oldest stream header that pieces here refer to.
+    pub fn oldest_header(&self) -> Option<u32> {
+        self.pieces
+            .first_key_value()
+            .map(|(_, s)| s.piece.info().header)
+    }
+
+    /// Mean bytes per second on the wire, over what is here; none before it says anything.
+    pub fn rate(&self) -> Option<f64> {
+        let first = self.pieces.first_key_value()?.1.piece.info();
+        let last = self.pieces.last_key_value()?.1.piece.info();
+        let span = last.time.since(first.time);
+        let expected = last.seq.0 - first.seq.0 + 1;
+        if span < Duration::from_millis(1500) || expected == 0 {
+            return None;
+        }
+        // Missing pieces are taken to be of mean size.
+        let share = self.pieces.len() as f64 / expected as f64;
+        Some(self.bytes as f64 / share / span.as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::ids::{Epoch, StreamKey};
+    use crate::piece::PieceInfo;
+    use crate::trust::{Context, SIGNATURE_BYTES, Sign};
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Sign for Nobody {
+        fn key(&self) -> StreamKey {
+            StreamKey([0; 32])
+        }
+        fn sign(&self, _: Context, _: &[u8]) -> [u8; SIGNATURE_BYTES] {
+            [0; SIGNATURE_BYTES]
+        }
+    }
+
+    /// A piece every 20 ms, a join point every 50 pieces.
+    pub(crate) fn piece(seq: u64) -> Piece {
+        let info = PieceInfo {
+            epoch: Epoch(1),
+            seq: Seq(seq),
+            time: SenderTime(seq * 20_000_000),
+            header: 1,
+            first_item: Some(0),
+            join: seq.is_multiple_of(50),
+            end: false,
+        };
+        Piece::sign(info, &[0; 1000], &Nobody)
+    }
+
+    fn window(span_ms: u64, bytes: usize) -> Window {
+        Window::new(Bounds {
+            span: Duration::from_millis(span_ms),
+            bytes,
+        })
+    }
+
+    #[test]
+    fn the_oldest_go_first_by_age_and_by_bytes() {
+        let now = Instant::now();
+        let mut by_age = window(1000, usize::MAX);
+        let mut by_bytes = window(u64::MAX / 2, 11_000);
+        for seq in 0..200 {
+            assert_eq!(by_age.offer(piece(seq), now), Offered::New);
+            by_bytes.offer(piece(seq), now);
+        }
+        assert_eq!(by_age.first(), Some(Seq(149)));
+        assert!(by_bytes.bytes() <= 11_000);
+        assert_eq!(by_age.offer(piece(3), now), Offered::Stale);
+        assert_eq!(by_age.offer(piece(180), now), Offered::Duplicate);
+    }
+
+    #[test]
+    fn a_joiner_gets_a_picture_that_is_due_or_the_oldest_there_is() {
+        let now = Instant::now();
+        let mut w = window(10_000, usize::MAX);
+        for seq in 0..=240 {
+            w.offer(piece(seq), now);
+        }
+        let present = SenderTime(240 * 20_000_000);
+        assert_eq!(
+            w.join_of_age(Duration::from_millis(2000), present),
+            Some(Seq(100))
+        );
+        assert_eq!(
+            w.join_of_age(Duration::from_millis(9000), present),
+            Some(Seq(0))
+        );
+        assert_eq!(w.newest_join(), Some(Seq(200)));
+    }
+
+    #[test]
+    fn a_missing_piece_is_given_its_neighbours_time() {
+        let now = Instant::now();
+        let mut w = window(10_000, usize::MAX);
+        w.offer(piece(10), now);
+        w.offer(piece(14), now);
+        assert_eq!(w.time_of(Seq(12)), Some(SenderTime(200_000_000)));
+        assert_eq!(w.time_of(Seq(5)), Some(SenderTime(200_000_000)));
+        assert_eq!(w.heads(4), vec![None, None, Some(Seq(14)), None]);
+    }
+}

@@ -1,0 +1,144 @@
+//! The whole grid in virtual time: what the first form of the algorithm must hold.
+
+use std::time::Duration;
+
+use icd_grid::Bitrate;
+use icd_sim::{Link, Scenario, World};
+
+const RATE: u64 = 4_000_000;
+
+fn scenario(seed: u64, seed_share: Option<f64>) -> Scenario {
+    Scenario {
+        seed,
+        rate: Bitrate(RATE),
+        latency: Duration::from_secs(2),
+        seed_upload: seed_share.map(|x| Bitrate((RATE as f64 * x) as u64)),
+        link: Link {
+            least: Duration::from_millis(2),
+            most: Duration::from_millis(30),
+            loss: 0.0,
+        },
+    }
+}
+
+fn share(x: f64) -> Bitrate {
+    Bitrate((RATE as f64 * x) as u64)
+}
+
+fn seed_x(world: &World, before: u64, over: Duration) -> f64 {
+    let sent = world.seed().bytes_sent - before;
+    sent as f64 * 8.0 / over.as_secs_f64() / RATE as f64
+}
+
+fn report(world: &World) {
+    for (n, v) in world.viewers().enumerate() {
+        println!(
+            "{n}: down {} played {} lost {} disc {} lag {:?}/{:?} seed {} peers {} sent {} dup {} rescued {} failovers {} slots {}/{} start {:?}",
+            v.down,
+            v.played,
+            v.stats.lost,
+            v.discontinuities,
+            v.stats.lag.quantile(0.5),
+            v.stats.lag.quantile(0.99),
+            v.stats.bytes_from_seed / 1000,
+            v.stats.bytes_from_peers / 1000,
+            v.stats.bytes_sent / 1000,
+            v.stats.duplicates,
+            v.stats.rescued,
+            v.stats.failovers,
+            v.stats.slots_used,
+            v.stats.slots,
+            v.start
+        );
+    }
+}
+
+fn nobody_lost(world: &World) {
+    for (n, v) in world.viewers().enumerate().filter(|(_, v)| !v.down) {
+        assert!(v.played > 0, "viewer {n} played nothing");
+        assert_eq!(v.stats.lost, 0, "viewer {n} lost pieces");
+        assert_eq!(v.discontinuities, 0, "viewer {n} stumbled");
+    }
+}
+
+#[test]
+fn the_seed_sends_little_more_than_one_copy_to_twelve() {
+    let mut world = World::new(scenario(1, None));
+    world.run(Duration::from_secs(3));
+    for _ in 0..12 {
+        world.join(share(1.5), true);
+        world.run(Duration::from_millis(200));
+    }
+    world.run(Duration::from_secs(10));
+    let before = world.seed().bytes_sent;
+    world.run(Duration::from_secs(20));
+    report(&world);
+    nobody_lost(&world);
+    let x = seed_x(&world, before, Duration::from_secs(20));
+    assert!(x < 1.2, "the seed sent {x} times the stream");
+}
+
+#[test]
+fn kills_and_freezes_are_not_seen_by_the_others() {
+    for seed in 1..=5 {
+        let mut world = World::new(scenario(seed, Some(2.5)));
+        world.run(Duration::from_secs(3));
+        let hosts: Vec<_> = (0..12)
+            .map(|_| {
+                let host = world.join(share(1.5), true);
+                world.run(Duration::from_millis(300));
+                host
+            })
+            .collect();
+        world.run(Duration::from_secs(15));
+        world.kill(hosts[0]);
+        world.kill(hosts[5]);
+        world.run(Duration::from_secs(10));
+        world.freeze(hosts[3], true);
+        world.freeze(hosts[8], true);
+        world.run(Duration::from_secs(10));
+        println!("seed {seed}");
+        report(&world);
+        nobody_lost(&world);
+    }
+}
+
+#[test]
+fn viewers_that_relay_nothing_live_from_the_seed() {
+    let mut world = World::new(scenario(1, None));
+    world.run(Duration::from_secs(3));
+    for _ in 0..4 {
+        world.join(share(0.0), false);
+    }
+    world.run(Duration::from_secs(10));
+    nobody_lost(&world);
+}
+
+#[test]
+fn the_end_reaches_everybody() {
+    let mut world = World::new(scenario(1, None));
+    world.run(Duration::from_secs(3));
+    for _ in 0..6 {
+        world.join(share(1.5), true);
+    }
+    world.run(Duration::from_secs(5));
+    world.end();
+    world.run(Duration::from_secs(3));
+    assert_eq!(world.ended(), 6);
+    nobody_lost(&world);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let run = || {
+        let mut world = World::new(scenario(7, Some(3.0)));
+        for _ in 0..8 {
+            world.join(share(1.5), true);
+            world.run(Duration::from_millis(500));
+        }
+        world.run(Duration::from_secs(5));
+        let bytes: Vec<_> = world.viewers().map(|v| v.stats.bytes_from_peers).collect();
+        (world.seed().bytes_sent, bytes)
+    };
+    assert_eq!(run(), run());
+}
