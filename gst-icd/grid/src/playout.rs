@@ -40,6 +40,8 @@ pub struct Playout {
     /// Pieces up to this one are on their way since the start, and are waited for until then
     /// even if they are overdue: a late start, never a stutter.
     grace: Option<(Seq, Instant)>,
+    /// A piece was handed on since the start.
+    begun: bool,
 }
 
 impl Playout {
@@ -53,6 +55,7 @@ impl Playout {
             ended: false,
             lost: 0,
             grace: None,
+            begun: false,
         }
     }
 
@@ -60,6 +63,7 @@ impl Playout {
     /// at once and may be overdue.
     pub fn start(&mut self, from: Seq, head: Seq, now: Instant) {
         self.grace = Some((head, now + self.latency));
+        self.begun = false;
         self.next = Some(from);
         self.discont = true;
         self.header = 0;
@@ -108,9 +112,11 @@ impl Playout {
     /// The player fell behind what the window holds (paused, or too slow): continue at the live
     /// end.
     fn catch_up(&mut self, from: Seq, window: &Window) {
-        let first = window.first().unwrap_or(from);
-        let target = window.newest_join().filter(|j| *j > from).unwrap_or(first);
-        self.lost += target.0.saturating_sub(from.0);
+        let floor = window.floor();
+        let target = window.newest_join().filter(|j| *j > from).unwrap_or(floor);
+        if self.begun {
+            self.lost += target.0.saturating_sub(from.0);
+        }
         self.next = Some(target);
         self.discont = true;
     }
@@ -123,7 +129,7 @@ impl Playout {
         let Some(mut next) = self.next else {
             return Next::Wait(None);
         };
-        if window.first().is_some_and(|first| next < first) {
+        if next < window.floor() {
             self.catch_up(next, window);
             next = self.next.unwrap_or(next);
         }
@@ -137,6 +143,7 @@ impl Playout {
                 self.ended = true;
                 return Next::End;
             }
+            self.begun = true;
             let discont = std::mem::take(&mut self.discont);
             return Next::Play {
                 piece: stored.piece.clone(),
@@ -153,8 +160,16 @@ impl Playout {
         if due > now {
             return Next::Wait(Some(due));
         }
-        let resume = newer.piece.info().seq;
-        self.lost += resume.0 - next.0;
+        let mut resume = newer.piece.info().seq;
+        if self.begun {
+            self.lost += resume.0 - next.0;
+        } else {
+            // Nothing was shown yet: begin where a decoder can, a little later.
+            match window.join_after(resume) {
+                Some(join) => resume = join,
+                None => return Next::Wait(None),
+            }
+        }
         self.next = Some(resume);
         self.discont = true;
         self.next(window, clock, now)
@@ -236,6 +251,18 @@ mod tests {
             Some((2, true))
         );
         assert_eq!(playout.lost(), 1);
+    }
+
+    #[test]
+    fn a_start_whose_first_pieces_never_come_begins_at_the_next_join_point() {
+        let (mut playout, mut window, clock, start) = scene();
+        for seq in 1..60 {
+            window.offer(piece(seq), start);
+        }
+        let late = start + 600 * MS;
+        let next = playout.next(&window, Some(clock), late);
+        assert_eq!(played(next), Some((50, true)));
+        assert_eq!(playout.lost(), 0, "a late start is no loss");
     }
 
     #[test]

@@ -222,12 +222,13 @@ impl Uplink {
         self.lanes.get(&peer)?.least_delay
     }
 
-    /// How long the oldest queued piece that could go has waited: the queueing delay.
+    /// How long the first queued piece that could go has waited: the queueing delay. Backlog
+    /// waits by design and does not count.
     pub fn delay(&self, now: Instant) -> Duration {
         self.lanes
             .values()
             .filter(|lane| lane.flight_bytes < self.flight_limit)
-            .filter_map(|lane| lane.queue.values().next())
+            .filter_map(|lane| lane.queue.values().find(|q| q.why != Why::Backlog))
             .map(|queued| now.saturating_duration_since(queued.queued))
             .max()
             .unwrap_or_default()
@@ -236,6 +237,19 @@ impl Uplink {
     /// Pieces that wait.
     pub fn waiting(&self) -> usize {
         self.lanes.values().map(|lane| lane.queue.len()).sum()
+    }
+
+    /// How long it would take to send all the backlog that waits, were there nothing else.
+    pub fn backlog(&self) -> Duration {
+        let Some(rate) = self.rate else {
+            return Duration::ZERO;
+        };
+        let waiting = self.lanes.values().flat_map(|lane| lane.queue.values());
+        let bytes: usize = waiting
+            .filter(|q| q.why == Why::Backlog)
+            .map(|q| q.bytes)
+            .sum();
+        Duration::from_secs_f64((bytes as f64 / rate.bytes_per_second().max(1.0)).min(3600.0))
     }
 
     /// Pieces that wait or are on their way.

@@ -139,6 +139,11 @@ impl Window {
         self.pieces.first_key_value().map(|(seq, _)| *seq)
     }
 
+    /// Older pieces than this one are no longer accepted.
+    pub fn floor(&self) -> Seq {
+        self.floor
+    }
+
     /// The piece that ends the stream, once it is here.
     pub fn end(&self) -> Option<Seq> {
         self.end

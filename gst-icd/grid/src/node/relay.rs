@@ -23,8 +23,8 @@ const PULL_QUEUE: Duration = Duration::from_millis(120);
 const MAX_NONSENSE: u32 = 64;
 /// A piece that is not confirmed for this long is given up by the transport.
 const GIVE_UP: Duration = Duration::from_secs(2);
-/// Backlog yields to pushes and pulls until it has waited for this long.
-const BEHIND: Duration = Duration::from_millis(1000);
+/// Backlog yields to pushes and pulls: it is queued as if it came this much later.
+const BEHIND: Duration = Duration::from_secs(3600);
 /// Header versions that are kept.
 const MAX_HEADERS: usize = 16;
 
@@ -262,8 +262,7 @@ impl Relay {
         now: Instant,
     ) {
         let Some(format) = self.format else { return };
-        // Behind all that others wait for, unless it has waited long itself: a start must not
-        // delay the grid.
+        // Behind all that others wait for: a start must not delay the grid.
         let mut order = now + BEHIND;
         let wanted: Vec<_> = self
             .window

@@ -22,6 +22,8 @@ const BEACON: Duration = Duration::from_secs(1);
 const HELLO: Duration = Duration::from_secs(5);
 /// A ticket holds for this much of the stream.
 const TICKET: Duration = Duration::from_secs(600);
+/// More backlog than this in the uplink's queue makes newcomers wait for their start.
+const START_BACKLOG: Duration = Duration::from_millis(100);
 /// An answer of the application that does not come is a no.
 const VERDICT: Duration = Duration::from_secs(5);
 
@@ -415,6 +417,10 @@ impl Seed {
         let (Some(head), Some(member)) = (self.relay.window.head(), self.seat.member(peer)) else {
             return;
         };
+        // One start after the other where the uplink is narrow: a late start, never a stutter.
+        if self.relay.uplink.backlog() > START_BACKLOG {
+            return;
+        }
         let hello = member.hello.clone();
         let own_timeline = self.state.as_ref().is_some_and(|(_, own)| *own);
         let latency = Duration::from_millis(u64::from(hello.latency_ms));

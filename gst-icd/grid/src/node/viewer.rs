@@ -253,7 +253,7 @@ impl Viewer {
     fn first_missing(&self, stripe: Option<StripeId>) -> Option<Seq> {
         let position = self.playout.position()?;
         let stripes = self.relay.stripes();
-        let mut seq = position.max(self.relay.window.first().unwrap_or(position));
+        let mut seq = position.max(self.relay.window.floor());
         let head = self.relay.window.head().unwrap_or(seq);
         while seq <= head {
             let here = self.relay.window.has(seq);
