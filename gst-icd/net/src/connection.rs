@@ -1,0 +1,221 @@
+//! One connection: its control stream, its piece streams, its end.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use icd_grid::message::MAX_MESSAGE_BYTES;
+use icd_grid::node::Close;
+use icd_grid::piece::{Hop, MAX_PAYLOAD_BYTES, PREFIX_BYTES};
+use icd_grid::{Input, NodeId, PeerId, Seq};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use tokio::sync::mpsc;
+
+/// Control messages that wait for a connection; one that takes none for so long is closed.
+const MAX_WAITING: usize = 512;
+const MAX_PIECE_BYTES: usize = Hop::BYTES + PREFIX_BYTES + MAX_PAYLOAD_BYTES;
+/// A farewell may take so long.
+const FAREWELL: Duration = Duration::from_millis(200);
+/// The dialer opens the control stream at once.
+const CONTROL: Duration = Duration::from_secs(5);
+
+enum Out {
+    Message(Bytes),
+    Close(Close),
+}
+
+/// The driver's end of a connection.
+#[derive(Debug)]
+pub(crate) struct Line {
+    connection: Connection,
+    out: mpsc::Sender<Out>,
+}
+
+/// To the driver, from all connections; bounded, so that a fast sender waits.
+pub(crate) type Inbox = mpsc::Sender<Input>;
+
+impl Line {
+    /// Takes a fresh connection under its name.
+    pub(crate) fn open(connection: Connection, peer: PeerId, id: NodeId, inbox: Inbox) -> Self {
+        let (out, queue) = mpsc::channel(MAX_WAITING);
+        let line = Self {
+            connection: connection.clone(),
+            out,
+        };
+        tokio::spawn(async move {
+            let addr = canonical(connection.remote_address());
+            if inbox
+                .send(Input::Connected { peer, id, addr })
+                .await
+                .is_err()
+            {
+                return;
+            }
+            let pieces = tokio::spawn(read_pieces(connection.clone(), peer, inbox.clone()));
+            let control = tokio::spawn(control(connection.clone(), peer, inbox.clone(), queue));
+            let why = connection.closed().await.to_string();
+            pieces.abort();
+            control.abort();
+            let _ = inbox.send(Input::Disconnected { peer, why }).await;
+        });
+        line
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Never waits. A peer that reads no messages is not worth a queue.
+    pub(crate) fn send(&self, bytes: Bytes) {
+        if self.out.try_send(Out::Message(bytes)).is_err() {
+            self.connection
+                .close(code(Close::Silent), b"takes no messages");
+        }
+    }
+
+    pub(crate) fn close(&self, why: Close) {
+        if self.out.try_send(Out::Close(why)).is_err() {
+            self.connection.close(code(why), b"");
+        }
+    }
+
+    /// Sends a piece on a stream of its own, on a task of its own: what it waits for (credit,
+    /// window, acknowledgement) holds up no other.
+    pub(crate) fn send_piece(
+        &self,
+        peer: PeerId,
+        seq: Seq,
+        hop: [u8; Hop::BYTES],
+        body: Bytes,
+        give_up: Duration,
+        inbox: Inbox,
+    ) {
+        let connection = self.connection.clone();
+        tokio::spawn(async move {
+            let delivered = tokio::time::timeout(give_up, write_piece(&connection, hop, body))
+                .await
+                .unwrap_or(false);
+            let _ = inbox
+                .send(Input::Sent {
+                    peer,
+                    seq,
+                    delivered,
+                })
+                .await;
+        });
+    }
+}
+
+/// As `a.b.c.d` even on a dual-stack socket.
+pub(crate) fn canonical(addr: std::net::SocketAddr) -> std::net::SocketAddr {
+    std::net::SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+pub(crate) fn code(why: Close) -> VarInt {
+    VarInt::from_u32(why as u32)
+}
+
+/// Resets the stream if it is dropped before its end, so that an expired piece costs no more.
+struct ResetOnDrop(SendStream);
+
+impl Drop for ResetOnDrop {
+    fn drop(&mut self) {
+        // After a regular end this does nothing.
+        let _ = self.0.reset(VarInt::from_u32(0));
+    }
+}
+
+async fn write_piece(connection: &Connection, hop: [u8; Hop::BYTES], body: Bytes) -> bool {
+    let Ok(stream) = connection.open_uni().await else {
+        return false;
+    };
+    let mut stream = ResetOnDrop(stream);
+    let mut chunks = [Bytes::copy_from_slice(&hop), body];
+    if stream.0.write_all_chunks(&mut chunks).await.is_err() || stream.0.finish().is_err() {
+        return false;
+    }
+    matches!(stream.0.stopped().await, Ok(None))
+}
+
+async fn read_pieces(connection: Connection, peer: PeerId, inbox: Inbox) {
+    while let Ok(stream) = connection.accept_uni().await {
+        // The number of these tasks is bounded by the streams that the transport allows.
+        tokio::spawn(read_piece(stream, peer, inbox.clone()));
+    }
+}
+
+async fn read_piece(mut stream: RecvStream, peer: PeerId, inbox: Inbox) {
+    if let Ok(bytes) = stream.read_to_end(MAX_PIECE_BYTES).await {
+        let bytes = bytes.into();
+        let _ = inbox.send(Input::Piece { peer, bytes }).await;
+    }
+}
+
+async fn control(connection: Connection, peer: PeerId, inbox: Inbox, queue: mpsc::Receiver<Out>) {
+    let opened = if peer.0 & PeerId::DIALED != 0 {
+        connection.open_bi().await
+    } else {
+        match tokio::time::timeout(CONTROL, connection.accept_bi()).await {
+            Ok(opened) => opened,
+            Err(_) => {
+                connection.close(code(Close::Silent), b"no control stream");
+                return;
+            }
+        }
+    };
+    let Ok((send, recv)) = opened else { return };
+    // Control before pieces.
+    let _ = send.set_priority(1);
+    tokio::select! {
+        () = write_messages(&connection, send, queue) => {}
+        () = read_messages(recv, peer, inbox) => {
+            connection.close(code(Close::Done), b"");
+        }
+    }
+}
+
+async fn write_messages(
+    connection: &Connection,
+    mut send: SendStream,
+    mut queue: mpsc::Receiver<Out>,
+) {
+    while let Some(out) = queue.recv().await {
+        match out {
+            Out::Message(bytes) => {
+                if send.write_chunk(bytes).await.is_err() {
+                    break;
+                }
+            }
+            Out::Close(why) => {
+                let _ = send.finish();
+                let _ = tokio::time::timeout(FAREWELL, send.stopped()).await;
+                connection.close(code(why), b"");
+                return;
+            }
+        }
+    }
+    // Without a reader of this queue there is no more use for the connection.
+    std::future::pending::<()>().await;
+}
+
+async fn read_messages(mut recv: RecvStream, peer: PeerId, inbox: Inbox) {
+    loop {
+        let mut len = [0; 4];
+        if recv.read_exact(&mut len).await.is_err() {
+            break;
+        }
+        let len = u32::from_le_bytes(len) as usize;
+        if len > MAX_MESSAGE_BYTES {
+            return;
+        }
+        let mut bytes = vec![0; len];
+        if recv.read_exact(&mut bytes).await.is_err() {
+            break;
+        }
+        let bytes = bytes.into();
+        if inbox.send(Input::Message { peer, bytes }).await.is_err() {
+            break;
+        }
+    }
+    // The other end finished its half; it closes the connection itself.
+    tokio::time::sleep(FAREWELL * 2).await;
+}

@@ -1,0 +1,99 @@
+//! Reaching the seed or another viewer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use icd_grid::NodeId;
+use quinn::{Connection, Endpoint};
+use tokio::task::JoinSet;
+
+use crate::identity::Identity;
+
+/// Attempts begin this far apart (RFC 8305 recommends 250 ms).
+const STAGGER: Duration = Duration::from_millis(250);
+/// A round of attempts; then the node decides anew.
+const PATIENCE: Duration = Duration::from_secs(3);
+const MAX_ADDRESSES: usize = 8;
+
+/// Why nobody was reached.
+#[derive(Debug, Clone)]
+pub(crate) struct Unreached(pub(crate) String);
+
+/// One dial: all addresses, one after the other, the first that answers.
+pub(crate) async fn dial(
+    endpoint: Endpoint,
+    identity: Arc<Identity>,
+    transport: Arc<quinn::TransportConfig>,
+    hosts: Vec<(String, u16)>,
+    expected: Option<NodeId>,
+) -> Result<Connection, Unreached> {
+    let tls = identity
+        .client(expected)
+        .map_err(|e| Unreached(e.to_string()))?;
+    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    config.transport_config(transport);
+    let mut why = String::from("nobody answers");
+    let last = &mut why;
+    let attempts = async move {
+        let (mut addrs, found) = resolve(&hosts).await;
+        let local_v6 = endpoint.local_addr().is_ok_and(|a| a.is_ipv6());
+        addrs.retain(|a| local_v6 || a.is_ipv4());
+        if addrs.is_empty() {
+            return Err(Unreached(found));
+        }
+        let mut running = JoinSet::new();
+        let mut next = addrs.iter().cycle();
+        let mut started = 0;
+        loop {
+            // A packet to a port where nobody listens yet is lost, so the same address is tried
+            // again while earlier attempts still run.
+            if started < addrs.len() || started % 2 == 0 {
+                if let Some(addr) = next.next() {
+                    match endpoint.connect_with(config.clone(), *addr, "icd") {
+                        Ok(connecting) => {
+                            running.spawn(connecting);
+                        }
+                        Err(error) => *last = error.to_string(),
+                    }
+                }
+            }
+            started += 1;
+            let pause = tokio::time::sleep(STAGGER);
+            tokio::pin!(pause);
+            loop {
+                tokio::select! {
+                    () = &mut pause => break,
+                    Some(done) = running.join_next() => match done {
+                        Ok(Ok(connection)) => return Ok(connection),
+                        Ok(Err(error)) => {
+                            *last = error.to_string();
+                            if last.contains(crate::identity::WRONG_KEY) {
+                                return Err(Unreached(last.clone()));
+                            }
+                        }
+                        Err(_) => {}
+                    },
+                }
+            }
+        }
+    };
+    match tokio::time::timeout(PATIENCE, attempts).await {
+        Ok(done) => done,
+        Err(_) => Err(Unreached(why)),
+    }
+}
+
+async fn resolve(hosts: &[(String, u16)]) -> (Vec<SocketAddr>, String) {
+    let mut addrs = Vec::new();
+    let mut why = "no address".to_string();
+    for (host, port) in hosts {
+        match tokio::net::lookup_host((host.as_str(), *port)).await {
+            Ok(found) => addrs.extend(found),
+            Err(error) => why = format!("cannot find the host {host:?}: {error}"),
+        }
+    }
+    addrs.dedup();
+    addrs.truncate(MAX_ADDRESSES);
+    (addrs, why)
+}

@@ -1,0 +1,301 @@
+//! The task that owns a node: feeds it facts, carries out its decisions.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use icd_grid::{Action, Close, Event, Input, Media, Node, NodeId, PeerId, Stats, Target};
+use quinn::Endpoint;
+use tokio::sync::mpsc;
+
+use crate::connection::{Inbox, Line, code};
+use crate::dial::dial;
+use crate::identity::{Identity, peer_of};
+
+/// Facts from connections that wait for the driver; beyond it the connections wait.
+const MAX_INBOX: usize = 1024;
+const SNAPSHOT: Duration = Duration::from_millis(100);
+/// Facts taken in one go before decisions are carried out.
+const BATCH: usize = 64;
+
+/// What a node looks like from outside, a tenth of a second old at most.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// The node's own figures.
+    pub stats: Stats,
+    /// UDP payload bytes sent, retransmissions and acknowledgements included.
+    pub udp_bytes_sent: u64,
+    /// UDP payload bytes received.
+    pub udp_bytes_received: u64,
+    /// Why the seed was last not reached.
+    pub unreached: Option<String>,
+}
+
+pub(crate) struct Driver {
+    pub(crate) node: Node,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) transport: Arc<quinn::TransportConfig>,
+    /// Where the seed is, and its key if the user named it.
+    pub(crate) seed: (Vec<(String, u16)>, Option<NodeId>),
+    /// From the element.
+    pub(crate) input: mpsc::Receiver<Input>,
+    /// To the element's application.
+    pub(crate) events: async_channel::Sender<Event>,
+    /// To the player; none at a seed.
+    pub(crate) media: Option<async_channel::Sender<Media>>,
+    pub(crate) snapshot: Arc<Mutex<Snapshot>>,
+    /// Closed when the element stops.
+    pub(crate) stop: tokio::sync::oneshot::Receiver<()>,
+}
+
+struct Carry {
+    lines: HashMap<PeerId, Line>,
+    inbox: Inbox,
+    next_incoming: u64,
+    closed_sent: u64,
+    closed_received: u64,
+}
+
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl Driver {
+    pub(crate) async fn run(mut self) {
+        let (inbox, mut facts) = mpsc::channel(MAX_INBOX);
+        let (arrived, mut arrivals) = mpsc::channel(64);
+        let accept = tokio::spawn(accept(self.endpoint.clone(), arrived.clone()));
+        let mut carry = Carry {
+            lines: HashMap::new(),
+            inbox,
+            next_incoming: 0,
+            closed_sent: 0,
+            closed_received: 0,
+        };
+        let mut pending: Option<Media> = None;
+        let mut shown = now();
+        let mut input_open = true;
+        loop {
+            self.carry_out(&mut carry, &arrived);
+            if pending.is_none() && self.media.is_some() {
+                pending = self.play();
+                self.carry_out(&mut carry, &arrived);
+            }
+            let at = now();
+            if at.saturating_duration_since(shown) >= SNAPSHOT {
+                shown = at;
+                self.show(&carry, at);
+            }
+            let wake = self.node.poll_timeout(at).min(shown + SNAPSHOT);
+            let full = async {
+                match (&self.media, &pending) {
+                    // Room is awaited, not taken: the item is sent below, where it is owned.
+                    (Some(media), Some(_)) => room(media).await,
+                    _ => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = &mut self.stop => break,
+                Some((connection, peer)) = arrivals.recv() => self.arrive(connection, peer, &mut carry),
+                Some(input) = facts.recv() => {
+                    self.take(input, &mut carry);
+                    for _ in 0..BATCH {
+                        let Ok(input) = facts.try_recv() else { break };
+                        self.take(input, &mut carry);
+                    }
+                }
+                input = self.input.recv(), if input_open => match input {
+                    Some(input) => {
+                        self.take(input, &mut carry);
+                        for _ in 0..BATCH {
+                            let Ok(input) = self.input.try_recv() else { break };
+                            self.take(input, &mut carry);
+                        }
+                    }
+                    None => input_open = false,
+                },
+                () = full => {
+                    if let (Some(media), Some(item)) = (&self.media, pending.take()) {
+                        if let Err(error) = media.try_send(item) {
+                            pending = Some(error.into_inner());
+                        }
+                    }
+                }
+                () = tokio::time::sleep_until(wake.into()) => {}
+            }
+            self.node.tick(now());
+        }
+        accept.abort();
+        self.shut(&carry).await;
+    }
+
+    /// Moves what is playable to the player, as far as it has room.
+    fn play(&mut self) -> Option<Media> {
+        loop {
+            let item = self.node.poll_media(now())?;
+            let media = self.media.as_ref()?;
+            if let Err(error) = media.try_send(item) {
+                return Some(error.into_inner());
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input, carry: &mut Carry) {
+        if let Input::Disconnected { peer, .. } = &input {
+            if let Some(line) = carry.lines.remove(peer) {
+                let stats = line.connection().stats();
+                carry.closed_sent += stats.udp_tx.bytes;
+                carry.closed_received += stats.udp_rx.bytes;
+            }
+        }
+        self.node.handle(input, now());
+    }
+
+    fn arrive(&mut self, connection: Arrival, peer: Option<PeerId>, carry: &mut Carry) {
+        let peer = peer.unwrap_or_else(|| {
+            carry.next_incoming += 1;
+            PeerId(carry.next_incoming)
+        });
+        match connection {
+            Ok(connection) => match peer_of(&connection) {
+                Some(id) => {
+                    let line = Line::open(connection, peer, id, carry.inbox.clone());
+                    carry.lines.insert(peer, line);
+                }
+                None => connection.close(code(Close::Fault), b"no key"),
+            },
+            Err(why) => {
+                if self.node_seeks_seed(peer) {
+                    self.lock().unreached = Some(why.clone());
+                }
+                self.node.handle(Input::Disconnected { peer, why }, now());
+            }
+        }
+    }
+
+    /// Only viewers dial, and what they dial first and again is the seed.
+    fn node_seeks_seed(&self, peer: PeerId) -> bool {
+        self.media.is_some() && peer.0 & PeerId::DIALED != 0
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Snapshot> {
+        self.snapshot
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn carry_out(&mut self, carry: &mut Carry, arrived: &mpsc::Sender<(Arrival, Option<PeerId>)>) {
+        while let Some(action) = self.node.poll(now()) {
+            match action {
+                Action::Dial(peer, target) => self.dial(peer, target, arrived.clone()),
+                Action::Close(peer, why) => {
+                    if let Some(line) = carry.lines.get(&peer) {
+                        line.close(why);
+                    }
+                }
+                Action::Send(peer, bytes) => {
+                    if let Some(line) = carry.lines.get(&peer) {
+                        line.send(bytes);
+                    }
+                }
+                Action::SendPiece {
+                    peer,
+                    seq,
+                    hop,
+                    body,
+                    give_up,
+                } => match carry.lines.get(&peer) {
+                    Some(line) => {
+                        line.send_piece(peer, seq, hop, body, give_up, carry.inbox.clone());
+                    }
+                    None => {
+                        let delivered = false;
+                        let sent = Input::Sent {
+                            peer,
+                            seq,
+                            delivered,
+                        };
+                        self.node.handle(sent, now());
+                    }
+                },
+                // An application that takes no events for long loses some, never the stream.
+                Action::Event(event) => {
+                    let _ = self.events.try_send(event);
+                }
+            }
+        }
+    }
+
+    fn dial(&self, peer: PeerId, target: Target, arrived: mpsc::Sender<(Arrival, Option<PeerId>)>) {
+        let (hosts, expected) = match target {
+            Target::Seed => self.seed.clone(),
+            Target::Viewer { id, addr } => (vec![(addr.ip().to_string(), addr.port())], Some(id)),
+        };
+        let dial = dial(
+            self.endpoint.clone(),
+            self.identity.clone(),
+            self.transport.clone(),
+            hosts,
+            expected,
+        );
+        tokio::spawn(async move {
+            let result = dial.await.map_err(|unreached| unreached.0);
+            let _ = arrived.send((result, Some(peer))).await;
+        });
+    }
+
+    fn show(&self, carry: &Carry, at: Instant) {
+        let stats = self.node.stats(at);
+        let (mut sent, mut received) = (carry.closed_sent, carry.closed_received);
+        for line in carry.lines.values() {
+            let stats = line.connection().stats();
+            sent += stats.udp_tx.bytes;
+            received += stats.udp_rx.bytes;
+        }
+        let mut snapshot = self.lock();
+        snapshot.stats = stats;
+        snapshot.udp_bytes_sent = sent;
+        snapshot.udp_bytes_received = received;
+    }
+
+    /// Says goodbye and frees the port at once, not when the last connection has drained.
+    async fn shut(self, carry: &Carry) {
+        self.show(carry, now());
+        self.endpoint.close(code(Close::Done), b"");
+        let _ = tokio::time::timeout(Duration::from_millis(20), self.endpoint.wait_idle()).await;
+        // quinn keeps the socket before the present one until a packet comes, so twice.
+        for _ in 0..2 {
+            if let Ok(socket) = std::net::UdpSocket::bind(("127.0.0.1", 0)) {
+                let _ = self.endpoint.rebind(socket);
+            }
+        }
+    }
+}
+
+type Arrival = Result<quinn::Connection, String>;
+
+async fn room(media: &async_channel::Sender<Media>) {
+    // async-channel has no `reserve`; the player takes items one by one, so a short nap is what
+    // it costs, and only when the player is behind.
+    while media.is_full() && !media.is_closed() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn accept(endpoint: Endpoint, arrived: mpsc::Sender<(Arrival, Option<PeerId>)>) {
+    while let Some(incoming) = endpoint.accept().await {
+        let Ok(connecting) = incoming.accept() else {
+            continue;
+        };
+        let arrived = arrived.clone();
+        tokio::spawn(async move {
+            if let Ok(Ok(connection)) =
+                tokio::time::timeout(Duration::from_secs(5), connecting).await
+            {
+                let _ = arrived.send((Ok(connection), None)).await;
+            }
+        });
+    }
+}

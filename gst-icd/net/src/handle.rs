@@ -1,0 +1,301 @@
+//! Starting and stopping nodes, from threads that must not wait.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use icd_grid::trust::{Ed25519Signer, Ed25519Verifier, Verify};
+use icd_grid::{Event, Input, Media, Node, NodeId, SeedSettings, StreamKey, ViewerSettings};
+use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::congestion::StripeCongestion;
+use crate::driver::{Driver, Snapshot, now};
+use crate::identity::Identity;
+use crate::key::{Key, KeyError};
+use crate::runtime::runtime;
+use crate::socket::{BindError, bind};
+
+/// Items between an element and its node. When it is full the item is dropped and counted.
+const MAX_INPUT: usize = 2048;
+/// Payloads between a node and its player; the rest waits in the window, which evicts.
+const MAX_MEDIA: usize = 64;
+/// Events for the application. When it is full, events are lost.
+const MAX_EVENTS: usize = 256;
+/// Streams that a peer may have open: half a second of 20 ms pieces to catch up, plus pulls.
+const MAX_STREAMS: u32 = 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+const STREAM_WINDOW: u32 = 512 * 1024;
+const SEND_WINDOW: u64 = 4 * 1024 * 1024;
+const IDLE: u32 = 10_000;
+const KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// How long a stop waits for the port to be free again.
+const STOP: Duration = Duration::from_millis(300);
+
+/// A node can't be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// See [`BindError`].
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// See [`KeyError`].
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The key of the stream is unusable.
+    #[error(transparent)]
+    StreamKey(#[from] icd_grid::trust::NotAKey),
+    /// Threads, sockets or TLS are not to be had.
+    #[error("cannot start the network: {0}")]
+    System(String),
+}
+
+/// What a seed's endpoint needs.
+#[derive(Debug, Clone)]
+pub struct SeedConfig {
+    /// The stream's key, which is the seed's identity.
+    pub key: Key,
+    /// Address to bind; none is all, dual stack.
+    pub address: Option<IpAddr>,
+    /// Port to bind; zero picks one.
+    pub port: u16,
+    /// For the node.
+    pub node: SeedSettings,
+}
+
+/// What a viewer's endpoint needs.
+#[derive(Debug, Clone)]
+pub struct ViewerConfig {
+    /// Where the seed is.
+    pub hosts: Vec<(String, u16)>,
+    /// Address to bind; none is all, dual stack.
+    pub address: Option<IpAddr>,
+    /// Port to bind; zero picks one.
+    pub port: u16,
+    /// For the node; its port is filled in.
+    pub node: ViewerSettings,
+}
+
+#[derive(Debug)]
+struct Running {
+    input: mpsc::Sender<Input>,
+    snapshot: Arc<Mutex<Snapshot>>,
+    stop: Option<oneshot::Sender<()>>,
+    stopped: Mutex<std::sync::mpsc::Receiver<()>>,
+    addr: SocketAddr,
+}
+
+impl Running {
+    fn snapshot(&self) -> Snapshot {
+        self.snapshot
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let stopped = self
+            .stopped
+            .get_mut()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        // The task sends nothing: the end of its channel says that it is over.
+        let _ = stopped.recv_timeout(STOP);
+    }
+}
+
+/// A running seed. Dropping it stops it, within 300 ms.
+#[derive(Debug)]
+pub struct SeedHandle(Running);
+
+impl SeedHandle {
+    /// Gives the node a fact. Never waits; false if it was dropped because the node is behind.
+    pub fn offer(&self, input: Input) -> bool {
+        self.0.input.try_send(input).is_ok()
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.0.addr
+    }
+
+    /// How it is.
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.snapshot()
+    }
+}
+
+/// A running viewer. Dropping it stops it, within 300 ms.
+#[derive(Debug)]
+pub struct ViewerHandle {
+    running: Running,
+    media: async_channel::Receiver<Media>,
+    me: NodeId,
+}
+
+impl ViewerHandle {
+    /// Gives the node a fact. Never waits.
+    pub fn offer(&self, input: Input) -> bool {
+        self.running.input.try_send(input).is_ok()
+    }
+
+    /// What is to be played.
+    pub fn media(&self) -> async_channel::Receiver<Media> {
+        self.media.clone()
+    }
+
+    /// Its own name.
+    pub fn id(&self) -> NodeId {
+        self.me
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.running.addr
+    }
+
+    /// How it is.
+    pub fn snapshot(&self) -> Snapshot {
+        self.running.snapshot()
+    }
+}
+
+fn transport() -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_uni_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(SEND_WINDOW)
+        .send_fairness(false)
+        .initial_rtt(Duration::from_millis(100))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE))))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .datagram_receive_buffer_size(None)
+        .congestion_controller_factory(Arc::new(StripeCongestion));
+    config
+}
+
+fn system(error: impl std::fmt::Display) -> StartError {
+    StartError::System(error.to_string())
+}
+
+fn make_verifier(key: StreamKey) -> Option<Box<dyn Verify>> {
+    Ed25519Verifier::new(key)
+        .ok()
+        .map(|v| Box::new(v) as Box<dyn Verify>)
+}
+
+fn random() -> Result<u64, StartError> {
+    getrandom::u64().map_err(|e| KeyError::Random(e).into())
+}
+
+struct Opened {
+    endpoint: Endpoint,
+    identity: Arc<Identity>,
+    transport: Arc<TransportConfig>,
+    addr: SocketAddr,
+}
+
+fn open(key: &Key, address: Option<IpAddr>, port: u16) -> Result<Opened, StartError> {
+    let runtime = runtime().map_err(system)?;
+    let socket = bind(address, port)?;
+    let identity = Arc::new(Identity::new(key).map_err(system)?);
+    let transport = Arc::new(transport());
+    let tls = identity.server().map_err(system)?;
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
+    server.transport_config(transport.clone());
+    let _guard = runtime.enter();
+    let endpoint = Endpoint::new(
+        EndpointConfig::default(),
+        Some(server),
+        socket,
+        Arc::new(quinn::TokioRuntime),
+    )
+    .map_err(system)?;
+    let addr = endpoint.local_addr().map_err(system)?;
+    Ok(Opened {
+        endpoint,
+        identity,
+        transport,
+        addr,
+    })
+}
+
+fn spawn(
+    opened: Opened,
+    node: Node,
+    seed: (Vec<(String, u16)>, Option<NodeId>),
+    media: Option<async_channel::Sender<Media>>,
+) -> Result<(Running, async_channel::Receiver<Event>), StartError> {
+    let runtime = runtime().map_err(system)?;
+    let (input, receiver) = mpsc::channel(MAX_INPUT);
+    let (events, events_out) = async_channel::bounded(MAX_EVENTS);
+    let (stop, stop_out) = oneshot::channel();
+    let (done, stopped) = std::sync::mpsc::channel();
+    let snapshot = Arc::new(Mutex::new(Snapshot::default()));
+    let driver = Driver {
+        node,
+        endpoint: opened.endpoint,
+        identity: opened.identity,
+        transport: opened.transport,
+        seed,
+        input: receiver,
+        events,
+        media,
+        snapshot: snapshot.clone(),
+        stop: stop_out,
+    };
+    runtime.spawn(async move {
+        let _done: std::sync::mpsc::Sender<()> = done;
+        driver.run().await;
+    });
+    let running = Running {
+        input,
+        snapshot,
+        stop: Some(stop),
+        stopped: Mutex::new(stopped),
+        addr: opened.addr,
+    };
+    Ok((running, events_out))
+}
+
+/// Starts a seed. Returns at once; fails only for local reasons.
+pub fn start_seed(
+    config: SeedConfig,
+) -> Result<(SeedHandle, async_channel::Receiver<Event>), StartError> {
+    let opened = open(&config.key, config.address, config.port)?;
+    let verifier = Ed25519Verifier::new(config.key.stream_key())?;
+    let signer = Ed25519Signer::new(config.key.signing());
+    let node = Node::seed(
+        config.node,
+        Box::new(signer),
+        Box::new(verifier),
+        random()?,
+        now(),
+    );
+    let (running, events) = spawn(opened, node, (Vec::new(), None), None)?;
+    Ok((SeedHandle(running), events))
+}
+
+/// Starts a viewer. Returns at once; fails only for local reasons.
+pub fn start_viewer(
+    config: ViewerConfig,
+) -> Result<(ViewerHandle, async_channel::Receiver<Event>), StartError> {
+    if let Some(key) = config.node.stream {
+        Ed25519Verifier::new(key)?;
+    }
+    let key = Key::random()?;
+    let opened = open(&key, config.address, config.port)?;
+    let mut settings = config.node;
+    settings.port = opened.addr.port();
+    let expected = settings.stream.map(|key| NodeId(key.0));
+    let me = key.node_id();
+    let node = Node::viewer(settings, me, make_verifier, random()?, now());
+    let (sender, media) = async_channel::bounded(MAX_MEDIA);
+    let (running, events) = spawn(opened, node, (config.hosts, expected), Some(sender))?;
+    let handle = ViewerHandle { running, media, me };
+    Ok((handle, events))
+}

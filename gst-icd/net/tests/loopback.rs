@@ -1,0 +1,140 @@
+//! Real sockets on loopback: a seed and viewers in one process.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use icd_grid::{Bitrate, Epoch, Input, Media, SeedSettings, ViewerSettings};
+use icd_net::{Key, SeedConfig, SeedHandle, ViewerConfig, ViewerHandle, start_seed, start_viewer};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn seed(key: &Key, port: u16) -> SeedHandle {
+    let config = SeedConfig {
+        key: key.clone(),
+        address: Some([127, 0, 0, 1].into()),
+        port,
+        node: SeedSettings {
+            buffer: Duration::from_secs(10),
+            buffer_bytes: 64 << 20,
+            upload: None,
+            max_viewers: None,
+            epoch: Epoch(
+                std::time::SystemTime::now()
+                    .duration_since(std::time::UNIX_EPOCH)
+                    .unwrap()
+                    .as_millis() as u64,
+            ),
+            ask_admission: false,
+        },
+    };
+    let (seed, _events) = start_seed(config).unwrap();
+    let media = Bytes::from_static(b"caps");
+    seed.offer(Input::State {
+        media,
+        own_timeline: false,
+    });
+    seed
+}
+
+fn viewer(key: &Key, port: u16) -> ViewerHandle {
+    let config = ViewerConfig {
+        hosts: vec![("127.0.0.1".into(), port)],
+        address: None,
+        port: 0,
+        node: ViewerSettings {
+            latency: Duration::from_secs(1),
+            upload: Bitrate(20_000_000),
+            relay: true,
+            max_peers: 24,
+            port: 0,
+            stream: Some(key.stream_key()),
+        },
+    };
+    start_viewer(config).unwrap().0
+}
+
+/// 250 kB/s, a join point a second; each item is numbered.
+fn feed(seed: &SeedHandle, items: std::ops::Range<u32>) {
+    for n in items {
+        let mut data = n.to_le_bytes().to_vec();
+        data.resize(10_000, n as u8);
+        let (join, at) = (n % 25 == 0, Instant::now());
+        assert!(seed.offer(Input::Item {
+            data: data.into(),
+            join,
+            at
+        }));
+        std::thread::sleep(Duration::from_millis(40));
+    }
+}
+
+/// All bytes up to the end, from the first item on.
+fn collect(viewer: &ViewerHandle) -> Vec<u8> {
+    let media = viewer.media();
+    let until = Instant::now() + DEADLINE;
+    let mut bytes = Vec::new();
+    while Instant::now() < until {
+        match media.try_recv() {
+            Ok(Media::Payload {
+                bytes: more,
+                discont,
+                ..
+            }) => {
+                assert!(!discont || bytes.is_empty(), "something was lost");
+                bytes.extend_from_slice(&more);
+            }
+            Ok(Media::End) => return bytes,
+            Ok(Media::Header { .. }) => {}
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    panic!("the end did not come");
+}
+
+#[test]
+fn four_viewers_get_the_same_bytes_to_the_end_and_feed_each_other() {
+    let key = Key::random().unwrap();
+    let seed = seed(&key, 0);
+    let port = seed.local_addr().port();
+    let viewers: Vec<_> = (0..4).map(|_| viewer(&key, port)).collect();
+    let got: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = viewers.iter().map(|v| scope.spawn(|| collect(v))).collect();
+        feed(&seed, 0..150);
+        seed.offer(Input::End);
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    for (bytes, viewer) in got.iter().zip(&viewers) {
+        assert_eq!(bytes.len() % 10_000, 0);
+        let last = u32::from_le_bytes(bytes[bytes.len() - 10_000..][..4].try_into().unwrap());
+        assert_eq!(last, 149);
+        let first = u32::from_le_bytes(bytes[..4].try_into().unwrap());
+        assert_eq!(first % 25, 0, "a viewer starts at a join point");
+        let stats = viewer.snapshot().stats;
+        println!(
+            "{first} seed {} peers {} lag {:?}",
+            stats.bytes_from_seed,
+            stats.bytes_from_peers,
+            stats.lag.quantile(0.5)
+        );
+    }
+    let from_peers: u64 = viewers
+        .iter()
+        .map(|v| v.snapshot().stats.bytes_from_peers)
+        .sum();
+    assert!(from_peers > 0, "nobody relayed");
+}
+
+#[test]
+fn stopping_is_quick_and_frees_the_port() {
+    let key = Key::random().unwrap();
+    let first = seed(&key, 0);
+    let port = first.local_addr().port();
+    let viewer = viewer(&key, port);
+    feed(&first, 0..30);
+    assert!(viewer.snapshot().stats.bytes_from_seed > 0);
+    drop(first);
+    let second = seed(&key, port);
+    feed(&second, 0..30);
+    drop(viewer);
+    drop(second);
+}
