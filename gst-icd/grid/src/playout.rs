@@ -109,6 +109,16 @@ impl Playout {
         })
     }
 
+    /// Leaves out what came while the player was paused.
+    pub fn go_live(&mut self, window: &Window) {
+        if let (Some(next), Some(join)) = (self.next, window.newest_join()) {
+            if join > next {
+                self.next = Some(join);
+            }
+            self.discont = true;
+        }
+    }
+
     /// The player fell behind what the window holds (paused, or too slow): continue at the live
     /// end.
     fn catch_up(&mut self, from: Seq, window: &Window) {

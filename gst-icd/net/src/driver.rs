@@ -27,8 +27,6 @@ pub struct Snapshot {
     pub udp_bytes_sent: u64,
     /// UDP payload bytes received.
     pub udp_bytes_received: u64,
-    /// Why the seed was last not reached.
-    pub unreached: Option<String>,
 }
 
 pub(crate) struct Driver {
@@ -166,18 +164,8 @@ impl Driver {
                 }
                 None => connection.close(code(Close::Fault), b"no key"),
             },
-            Err(why) => {
-                if self.node_seeks_seed(peer) {
-                    self.lock().unreached = Some(why.clone());
-                }
-                self.node.handle(Input::Disconnected { peer, why }, now());
-            }
+            Err(why) => self.node.handle(Input::Disconnected { peer, why }, now()),
         }
-    }
-
-    /// Only viewers dial, and what they dial first and again is the seed.
-    fn node_seeks_seed(&self, peer: PeerId) -> bool {
-        self.media.is_some() && peer.0 & PeerId::DIALED != 0
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Snapshot> {

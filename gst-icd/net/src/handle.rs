@@ -107,22 +107,30 @@ impl Drop for Running {
 
 /// A running seed. Dropping it stops it, within 300 ms.
 #[derive(Debug)]
-pub struct SeedHandle(Running);
+pub struct SeedHandle {
+    running: Running,
+    origin: std::time::Instant,
+}
 
 impl SeedHandle {
     /// Gives the node a fact. Never waits; false if it was dropped because the node is behind.
     pub fn offer(&self, input: Input) -> bool {
-        self.0.input.try_send(input).is_ok()
+        self.running.input.try_send(input).is_ok()
     }
 
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
-        self.0.addr
+        self.running.addr
+    }
+
+    /// Zero of the sender time of this seed.
+    pub fn origin(&self) -> std::time::Instant {
+        self.origin
     }
 
     /// How it is.
     pub fn snapshot(&self) -> Snapshot {
-        self.0.snapshot()
+        self.running.snapshot()
     }
 }
 
@@ -269,15 +277,16 @@ pub fn start_seed(
     let opened = open(&config.key, config.address, config.port)?;
     let verifier = Ed25519Verifier::new(config.key.stream_key())?;
     let signer = Ed25519Signer::new(config.key.signing());
+    let origin = now();
     let node = Node::seed(
         config.node,
         Box::new(signer),
         Box::new(verifier),
         random()?,
-        now(),
+        origin,
     );
     let (running, events) = spawn(opened, node, (Vec::new(), None), None)?;
-    Ok((SeedHandle(running), events))
+    Ok((SeedHandle { running, origin }, events))
 }
 
 /// Starts a viewer. Returns at once; fails only for local reasons.

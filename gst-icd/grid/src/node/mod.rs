@@ -122,6 +122,8 @@ pub enum Input {
         /// Let it in.
         allow: bool,
     },
+    /// Viewer: the player was paused; go on at the live end.
+    Live,
     /// The cap of the upload changed.
     Upload(Option<Bitrate>),
     /// Seed: the most viewers changed.
@@ -232,6 +234,8 @@ pub enum Event {
     Status(Status),
     /// Viewer: the seed refused it.
     Refused(Refusal),
+    /// Viewer: the seed was not reached; it is tried again.
+    Unreached(String),
     /// Viewer: the URI names no key; this one was trusted.
     Trusted(StreamKey),
     /// Viewer: a new life of the seed began.

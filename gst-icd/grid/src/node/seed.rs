@@ -133,6 +133,7 @@ impl Seed {
                 self.relay.resize(true);
             }
             Input::MaxViewers(max) => self.seat.max_viewers = max,
+            Input::Live => {}
         }
     }
 

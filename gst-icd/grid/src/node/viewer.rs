@@ -183,6 +183,7 @@ impl Viewer {
                 self.relay.resize(self.settings.relay);
                 self.shed(now);
             }
+            Input::Live => self.playout.go_live(&self.relay.window),
             Input::Item { .. }
             | Input::State { .. }
             | Input::End
@@ -286,6 +287,9 @@ impl Viewer {
             self.book.failed(id, now);
         }
         if self.seed == Some(peer) {
+            if !self.relay.peers.contains_key(&peer) {
+                self.relay.tell(Event::Unreached(why.into()));
+            }
             self.seed = None;
             self.seed_welcomed = false;
             if !self.refused {

@@ -1,0 +1,39 @@
+//! What the application is told: a thread of its own per element, so that a handler may take its
+//! time, or set the element to NULL, without holding up the grid.
+
+use std::time::Duration;
+
+use gst::glib;
+use icd_grid::Event;
+
+/// Runs until the node is gone. `each` gets an event, or none when nothing happened for a while.
+pub(crate) fn listen(
+    name: &str,
+    events: async_channel::Receiver<Event>,
+    mut each: impl FnMut(Option<Event>) -> glib::ControlFlow + Send + 'static,
+) -> std::io::Result<()> {
+    const IDLE: Duration = Duration::from_millis(200);
+    let runtime = icd_net::runtime()?;
+    std::thread::Builder::new()
+        .name(format!("{name}:events"))
+        .spawn(move || {
+            loop {
+                let received =
+                    runtime.block_on(async { tokio::time::timeout(IDLE, events.recv()).await });
+                let event = match received {
+                    Ok(Ok(event)) => Some(event),
+                    Ok(Err(_)) => break,
+                    Err(_) => None,
+                };
+                if each(event).is_break() {
+                    break;
+                }
+            }
+        })?;
+    Ok(())
+}
+
+/// For logs and messages: the first letters of a node's name.
+pub(crate) fn short(id: &icd_grid::NodeId) -> String {
+    id.to_string()
+}

@@ -1,0 +1,634 @@
+//! GObject to grid: settings, life cycle, what goes to the application.
+
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_base::prelude::*;
+use gst_base::subclass::prelude::*;
+use icd_grid::{Epoch, Event, Input, SeedSettings};
+use icd_net::{Key, SeedConfig, SeedHandle, start_seed};
+
+use super::settings::Settings;
+use crate::application::{listen, short};
+use crate::media::caps;
+use crate::media::pack::{Packed, Packer, running};
+use crate::uri::IcdUri;
+
+static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new(
+        "icdsink",
+        gst::DebugColorFlags::empty(),
+        Some("seeds an icd grid"),
+    )
+});
+
+/// How long EOS waits for the viewers to get the end.
+const DRAIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct Started {
+    seed: Arc<SeedHandle>,
+    packer: Packer,
+    uri: String,
+    told_unpaced: bool,
+    dropped: u64,
+}
+
+/// Whether EOS still waits.
+#[derive(Debug, Default)]
+struct Drain {
+    drained: bool,
+    flushing: bool,
+}
+
+/// Lock order: `settings`, then `state`, then `drain`; none is held over a call into GStreamer
+/// that can call back.
+#[derive(Debug, Default)]
+pub struct IcdSink {
+    settings: Mutex<Settings>,
+    state: Mutex<Option<Started>>,
+    drain: Mutex<Drain>,
+    wake: Condvar,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// An address at which viewers elsewhere may reach this machine: no packet is sent.
+fn routable() -> Option<std::net::IpAddr> {
+    // Documentation prefixes: only the route is looked up.
+    let ask = |bind: &str, to: &str| {
+        let socket = std::net::UdpSocket::bind((bind, 0)).ok()?;
+        socket.connect((to, 9)).ok()?;
+        let ip = socket.local_addr().ok()?.ip();
+        (!ip.is_unspecified() && !ip.is_loopback()).then_some(ip)
+    };
+    ask("0.0.0.0", "192.0.2.1").or_else(|| ask("::", "2001:db8::1"))
+}
+
+impl IcdSink {
+    fn settable(&self, name: &str) -> bool {
+        let state = self.obj().current_state();
+        if state > gst::State::Ready || lock(&self.state).is_some() {
+            gst::element_imp_warning!(
+                self,
+                gst::ResourceError::Settings,
+                ("{name} is changeable in NULL or READY state only; the old value stays")
+            );
+            return false;
+        }
+        true
+    }
+
+    fn seed(&self) -> Option<Arc<SeedHandle>> {
+        lock(&self.state).as_ref().map(|s| s.seed.clone())
+    }
+
+    fn viewers_uri(settings: &Settings, key: &Key, seed: &SeedHandle) -> String {
+        let addr = seed.local_addr();
+        let host = match &settings.announce_address {
+            Some(host) => host.trim_matches(['[', ']']).to_string(),
+            None if !addr.ip().is_unspecified() => addr.ip().to_string(),
+            None => routable().map_or_else(|| "127.0.0.1".into(), |ip| ip.to_string()),
+        };
+        IcdUri::for_viewers(key.stream_key(), &host, addr.port())
+    }
+
+    fn offer(&self, started: &mut Started, packed: Packed) {
+        if let Some(state) = packed.state {
+            let input = Input::State {
+                media: state.encode(),
+                own_timeline: started.packer.own_timeline(),
+            };
+            if !started.seed.offer(input) {
+                started.dropped += 1;
+            }
+        }
+        let input = Input::Item {
+            data: packed.data,
+            join: packed.join,
+            at: Instant::now(),
+        };
+        if !started.seed.offer(input) {
+            started.dropped += 1;
+            if started.dropped.is_power_of_two() {
+                gst::warning!(CAT, imp = self, "{} items dropped: the machine is too slow", started.dropped);
+            }
+        }
+    }
+
+    fn happened(&self, seed: &SeedHandle, event: &Event) {
+        let obj = self.obj();
+        match event {
+            Event::AskAdmission { peer, id, .. } => {
+                let allow: bool = obj.emit_by_name("peer-connecting", &[&short(id)]);
+                seed.offer(Input::Verdict { peer: *peer, allow });
+            }
+            Event::PeerAdded { id, addr } => {
+                gst::info!(CAT, imp = self, "viewer {id} added, {addr}");
+                obj.emit_by_name::<()>("peer-added", &[&short(id)]);
+                let structure = gst::Structure::builder("icd-peer-added")
+                    .field("id", short(id))
+                    .build();
+                let _ = obj.post_message(gst::message::Element::builder(structure).src(&*obj).build());
+                obj.notify("num-viewers");
+            }
+            Event::PeerRemoved { id, why } => {
+                gst::info!(CAT, imp = self, "viewer {id} removed: {why}");
+                obj.emit_by_name::<()>("peer-removed", &[&short(id), why]);
+                let structure = gst::Structure::builder("icd-peer-removed")
+                    .field("id", short(id))
+                    .field("reason", why)
+                    .build();
+                let _ = obj.post_message(gst::message::Element::builder(structure).src(&*obj).build());
+                obj.notify("num-viewers");
+            }
+            Event::Fault { id, what } => {
+                gst::warning!(CAT, imp = self, "viewer {id} dropped: {what}");
+            }
+            Event::Drained => {
+                lock(&self.drain).drained = true;
+                self.wake.notify_all();
+            }
+            _ => {}
+        }
+    }
+
+    fn announce(&self, uri: &str) {
+        let obj = self.obj();
+        obj.notify("port");
+        obj.notify("uri");
+        let structure = gst::Structure::builder("icd-uri").field("uri", uri).build();
+        let _ = obj.post_message(gst::message::Element::builder(structure).src(&*obj).build());
+        gst::element_imp_info!(
+            self,
+            gst::ResourceError::OpenWrite,
+            ("Viewers join with {uri}"),
+            ["gst-launch-1.0 playbin3 uri={uri}"]
+        );
+    }
+
+    /// Waits until the viewers have the end, at most a second, or until `unlock()`.
+    fn drain(&self) {
+        let Some(seed) = self.seed() else { return };
+        lock(&self.drain).drained = false;
+        if !seed.offer(Input::End) {
+            return;
+        }
+        let guard = lock(&self.drain);
+        let _unused = self
+            .wake
+            .wait_timeout_while(guard, DRAIN, |d| !d.drained && !d.flushing);
+    }
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for IcdSink {
+    const NAME: &'static str = "GstIcdSink";
+    type Type = super::IcdSink;
+    type ParentType = gst_base::BaseSink;
+    type Interfaces = (gst::URIHandler,);
+}
+
+impl ObjectImpl for IcdSink {
+    fn constructed(&self) {
+        self.parent_constructed();
+        // A preview branch beside it that never gets data must not hold the broadcast.
+        self.obj().set_async(false);
+    }
+
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
+            let d = Settings::default();
+            vec![
+                glib::ParamSpecString::builder("address")
+                    .nick("Address")
+                    .blurb("IP address to listen on (:: = all, IPv4 and IPv6)")
+                    .default_value(Some(d.address.as_str()))
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt::builder("port")
+                    .nick("Port")
+                    .blurb("UDP port to listen on (0 = a free one, shown here once the element is READY or above)")
+                    .maximum(u32::from(u16::MAX))
+                    .default_value(u32::from(d.port))
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecString::builder("uri")
+                    .nick("URI")
+                    .blurb("Set: icd://[address]:port?property=value&… . Read, once started: the URI that viewers open, with the stream's key")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecString::builder("key-file")
+                    .nick("Key file")
+                    .blurb("File with the stream's private key (PEM, PKCS #8), made with mode 0600 if absent; without it the key, and so the URI, is new each time")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecString::builder("announce-address")
+                    .nick("Announce address")
+                    .blurb("Host name or address that the URI for viewers names (default: the first address that is routable)")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecString::builder("stream-name")
+                    .nick("Stream name")
+                    .blurb("Name of the stream, shown to viewers")
+                    .default_value(Some(d.stream_name.as_str()))
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt::builder("buffer-time")
+                    .nick("Buffer time")
+                    .blurb("Stream kept in memory, in milliseconds: the largest latency among the viewers plus a group of pictures")
+                    .minimum(500)
+                    .maximum(600_000)
+                    .default_value(d.buffer_time.as_millis() as u32)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt64::builder("max-buffer-bytes")
+                    .nick("Maximum buffer bytes")
+                    .blurb("Stream kept in memory, in bytes; whichever of this and buffer-time is reached first")
+                    .minimum(1024 * 1024)
+                    .default_value(d.max_buffer_bytes)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt64::builder("max-upload-bitrate")
+                    .nick("Maximum upload bitrate")
+                    .blurb("Upload to all viewers together, in bits per second (0 = unlimited); never delays the pipeline, unlike max-bitrate")
+                    .default_value(d.max_upload)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt::builder("max-viewers")
+                    .nick("Maximum viewers")
+                    .blurb("Viewers that are admitted (0 = unlimited)")
+                    .default_value(d.max_viewers)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt::builder("num-viewers")
+                    .nick("Number of viewers")
+                    .blurb("Viewers that are admitted now, whoever feeds them")
+                    .read_only()
+                    .build(),
+                glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+                    .nick("Statistics")
+                    .blurb("application/x-icd-sink-stats: counters since the start, one structure per connection in peers")
+                    .read_only()
+                    .build(),
+            ]
+        });
+        PROPERTIES.as_ref()
+    }
+
+    fn signals() -> &'static [glib::subclass::Signal] {
+        static SIGNALS: LazyLock<Vec<glib::subclass::Signal>> = LazyLock::new(|| {
+            vec![
+                // A viewer was admitted. From a thread of the element's own.
+                glib::subclass::Signal::builder("peer-added")
+                    .param_types([String::static_type()])
+                    .build(),
+                // A viewer left: its id, the reason. From a thread of the element's own.
+                glib::subclass::Signal::builder("peer-removed")
+                    .param_types([String::static_type(), String::static_type()])
+                    .build(),
+                // May this viewer come in? The first FALSE refuses, and so do five seconds.
+                glib::subclass::Signal::builder("peer-connecting")
+                    .param_types([String::static_type()])
+                    .return_type::<bool>()
+                    .accumulator(|_, _, value| match value.get::<bool>() {
+                        Ok(false) => std::ops::ControlFlow::Break(value.clone()),
+                        _ => std::ops::ControlFlow::Continue(value.clone()),
+                    })
+                    .build(),
+            ]
+        });
+        SIGNALS.as_ref()
+    }
+
+    fn set_property(&self, _: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        let name = pspec.name();
+        let get_string = || value.get::<Option<String>>().expect("type checked upstream");
+        match name {
+            "max-upload-bitrate" => {
+                let mut settings = lock(&self.settings);
+                settings.max_upload = value.get().expect("type checked upstream");
+                let upload = settings.upload();
+                drop(settings);
+                if let Some(seed) = self.seed() {
+                    seed.offer(Input::Upload(upload));
+                }
+                return;
+            }
+            "max-viewers" => {
+                let mut settings = lock(&self.settings);
+                settings.max_viewers = value.get().expect("type checked upstream");
+                let viewers = settings.viewers();
+                drop(settings);
+                if let Some(seed) = self.seed() {
+                    seed.offer(Input::MaxViewers(viewers));
+                }
+                return;
+            }
+            _ => {}
+        }
+        if !self.settable(name) {
+            return;
+        }
+        let mut settings = lock(&self.settings);
+        match name {
+            "address" => settings.address = get_string().unwrap_or_default(),
+            "port" => {
+                settings.port = value.get::<u32>().expect("type checked upstream") as u16;
+            }
+            "uri" => {
+                let result = match get_string() {
+                    Some(uri) => settings.apply(&uri),
+                    None => Ok(()),
+                };
+                drop(settings);
+                if let Err(why) = result {
+                    gst::element_imp_warning!(self, gst::ResourceError::Settings, ("{why}"));
+                }
+            }
+            "key-file" => settings.key_file = get_string().map(Into::into),
+            "announce-address" => settings.announce_address = get_string(),
+            "stream-name" => settings.stream_name = get_string().unwrap_or_default(),
+            "buffer-time" => {
+                let ms: u32 = value.get().expect("type checked upstream");
+                settings.buffer_time = Duration::from_millis(u64::from(ms));
+            }
+            "max-buffer-bytes" => {
+                settings.max_buffer_bytes = value.get().expect("type checked upstream");
+            }
+            _ => unimplemented!(),
+        }
+    }
+
+    fn property(&self, _: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        match pspec.name() {
+            "port" => match self.seed() {
+                Some(seed) => u32::from(seed.local_addr().port()).to_value(),
+                None => u32::from(lock(&self.settings).port).to_value(),
+            },
+            "uri" => lock(&self.state).as_ref().map(|s| s.uri.clone()).to_value(),
+            "num-viewers" => {
+                let count = self.seed().map_or(0, |s| s.snapshot().stats.members);
+                (count as u32).to_value()
+            }
+            "stats" => {
+                let snapshot = self.seed().map(|s| s.snapshot()).unwrap_or_default();
+                // With those of the base class: average-rate, dropped, rendered.
+                let base = self.obj().upcast_ref::<gst_base::BaseSink>().stats();
+                crate::stats::sink(&base, &snapshot).to_value()
+            }
+            name => {
+                let s = lock(&self.settings);
+                match name {
+                    "address" => s.address.to_value(),
+                    "key-file" => s.key_file.as_ref().map(|p| p.display().to_string()).to_value(),
+                    "announce-address" => s.announce_address.to_value(),
+                    "stream-name" => s.stream_name.to_value(),
+                    "buffer-time" => (s.buffer_time.as_millis() as u32).to_value(),
+                    "max-buffer-bytes" => s.max_buffer_bytes.to_value(),
+                    "max-upload-bitrate" => s.max_upload.to_value(),
+                    "max-viewers" => s.max_viewers.to_value(),
+                    _ => unimplemented!(),
+                }
+            }
+        }
+    }
+}
+
+impl GstObjectImpl for IcdSink {}
+
+impl ElementImpl for IcdSink {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "ICD grid sink",
+                "Sink/Network",
+                "Broadcasts a stream to viewers that relay it to each other",
+                "The gst-icd developers",
+            )
+        });
+        Some(&*METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            gst::PadTemplate::new(
+                "sink",
+                gst::PadDirection::Sink,
+                gst::PadPresence::Always,
+                &gst::Caps::new_any(),
+            )
+            .into_iter()
+            .collect()
+        });
+        TEMPLATES.as_ref()
+    }
+}
+
+impl BaseSinkImpl for IcdSink {
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let settings = lock(&self.settings).clone();
+        let wrong = |why: String| gst::error_msg!(gst::ResourceError::Settings, ("{why}"));
+        let key = match &settings.key_file {
+            Some(path) => Key::load_or_make(path),
+            None => Key::random(),
+        }
+        .map_err(|e| wrong(e.to_string()))?;
+        if settings.expected_key.is_some_and(|expected| expected != key.stream_key()) {
+            return Err(wrong(
+                "the URI names another key than the one in key-file; leave the key out of icdsink's URI, or name the file that holds it".into(),
+            ));
+        }
+        let epoch = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(1, |t| t.as_millis() as u64);
+        let asks = glib::subclass::SignalId::lookup("peer-connecting", super::IcdSink::static_type())
+            .is_some_and(|id| {
+                glib::signal::signal_has_handler_pending(&*self.obj(), id, None, true)
+            });
+        let config = SeedConfig {
+            key: key.clone(),
+            address: settings.bind().map_err(wrong)?,
+            port: settings.port,
+            node: SeedSettings {
+                buffer: settings.buffer_time,
+                buffer_bytes: usize::try_from(settings.max_buffer_bytes).unwrap_or(usize::MAX),
+                upload: settings.upload(),
+                max_viewers: settings.viewers(),
+                epoch: Epoch(epoch),
+                ask_admission: asks,
+            },
+        };
+        let (seed, events) = start_seed(config)
+            .map_err(|e| gst::error_msg!(gst::ResourceError::OpenWrite, ("{e}")))?;
+        let seed = Arc::new(seed);
+        let uri = Self::viewers_uri(&settings, &key, &seed);
+        *lock(&self.state) = Some(Started {
+            seed: seed.clone(),
+            packer: Packer::new(&settings.stream_name),
+            uri: uri.clone(),
+            told_unpaced: false,
+            dropped: 0,
+        });
+        *lock(&self.drain) = Drain::default();
+        let weak = self.obj().downgrade();
+        // The handle would keep the seed running after a stop.
+        let seed = Arc::downgrade(&seed);
+        listen("icdsink", events, move |event| {
+            let (Some(obj), Some(seed)) = (weak.upgrade(), seed.upgrade()) else {
+                return glib::ControlFlow::Break;
+            };
+            if let Some(event) = event {
+                obj.imp().happened(&seed, &event);
+            }
+            glib::ControlFlow::Continue
+        })
+        .map_err(|e| gst::error_msg!(gst::ResourceError::OpenWrite, ("no thread to be had: {e}")))?;
+        gst::info!(CAT, imp = self, "listening, viewers join with {uri}");
+        self.announce(&uri);
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        let started = lock(&self.state).take();
+        // Outside the lock: it waits for the port to be free, shortly.
+        drop(started);
+        Ok(())
+    }
+
+    fn set_caps(&self, caps: &gst::Caps) -> Result<(), gst::LoggableError> {
+        if let Some(why) = caps::refuse(caps) {
+            gst::element_imp_error!(self, gst::StreamError::Format, ("{why}"));
+            return Err(gst::loggable_error!(CAT, "{why}"));
+        }
+        if let Some(started) = lock(&self.state).as_mut() {
+            started.packer.set_caps(caps);
+        }
+        Ok(())
+    }
+
+    fn render(&self, buffer: &gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let segment = self.obj().segment();
+        let Ok(segment) = segment.downcast::<gst::ClockTime>() else {
+            return Err(gst::FlowError::Error);
+        };
+        let mut state = lock(&self.state);
+        let Some(started) = state.as_mut() else {
+            return Err(gst::FlowError::Flushing);
+        };
+        let sender = started.seed.origin().elapsed();
+        let packed = match started.packer.buffer(buffer, &segment, sender) {
+            Ok(packed) => packed,
+            Err(error) => {
+                drop(state);
+                gst::element_imp_error!(
+                    self,
+                    gst::StreamError::Failed,
+                    ("cannot read a buffer: {error}; its memory must be system memory")
+                );
+                return Err(gst::FlowError::Error);
+            }
+        };
+        let unpaced = packed.unpaced && !std::mem::replace(&mut started.told_unpaced, packed.unpaced);
+        self.offer(started, packed);
+        drop(state);
+        if unpaced {
+            gst::element_imp_warning!(
+                self,
+                gst::StreamError::Failed,
+                ("the stream comes faster than real time: set sync=true on icdsink, or pace it upstream")
+            );
+        }
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    fn event(&self, event: gst::Event) -> bool {
+        match event.view() {
+            gst::EventView::Segment(segment) if segment.segment().format() != gst::Format::Time => {
+                gst::element_imp_error!(
+                    self,
+                    gst::StreamError::Format,
+                    (
+                        "a stream without time stamps ({:?} segment) can't be broadcast: put a parser in front of icdsink, tsparse set-timestamps=true for MPEG-TS, parsebin for the rest",
+                        segment.segment().format()
+                    )
+                );
+                return false;
+            }
+            gst::EventView::Tag(tags) => {
+                if let Some(started) = lock(&self.state).as_mut() {
+                    started.packer.set_tags(tags);
+                }
+            }
+            gst::EventView::Gap(gap) => {
+                let (at, duration) = gap.get();
+                let segment = self.obj().segment();
+                if let Ok(segment) = segment.downcast::<gst::ClockTime>() {
+                    if let (Some(at), Some(started)) =
+                        (running(&segment, Some(at)), lock(&self.state).as_mut())
+                    {
+                        let packed = started.packer.gap(at, duration);
+                        self.offer(started, packed);
+                    }
+                }
+            }
+            gst::EventView::CustomDownstream(_) | gst::EventView::CustomDownstreamSticky(_) => {
+                if let Some(started) = lock(&self.state).as_mut() {
+                    if let Some(packed) = started.packer.event(&event) {
+                        self.offer(started, packed);
+                    }
+                }
+            }
+            gst::EventView::FlushStop(_) => {
+                if let Some(started) = lock(&self.state).as_mut() {
+                    started.packer.new_timeline();
+                }
+            }
+            gst::EventView::Eos(_) => self.drain(),
+            _ => {}
+        }
+        self.parent_event(event)
+    }
+
+    fn unlock(&self) -> Result<(), gst::ErrorMessage> {
+        lock(&self.drain).flushing = true;
+        self.wake.notify_all();
+        Ok(())
+    }
+
+    fn unlock_stop(&self) -> Result<(), gst::ErrorMessage> {
+        lock(&self.drain).flushing = false;
+        Ok(())
+    }
+}
+
+impl URIHandlerImpl for IcdSink {
+    const URI_TYPE: gst::URIType = gst::URIType::Sink;
+
+    fn protocols() -> &'static [&'static str] {
+        &["icd"]
+    }
+
+    fn uri(&self) -> Option<String> {
+        lock(&self.state).as_ref().map(|s| s.uri.clone())
+    }
+
+    fn set_uri(&self, uri: &str) -> Result<(), glib::Error> {
+        if lock(&self.state).is_some() {
+            return Err(glib::Error::new(
+                gst::URIError::BadState,
+                "the URI is changeable in NULL or READY state only",
+            ));
+        }
+        lock(&self.settings)
+            .apply(uri)
+            .map_err(|why| glib::Error::new(gst::URIError::BadUri, &why))
+    }
+}

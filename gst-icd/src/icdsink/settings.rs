@@ -1,0 +1,115 @@
+//! What the user sets on an `icdsink`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use icd_grid::{Bitrate, StreamKey};
+
+use crate::uri::IcdUri;
+
+/// Defaults stand here and nowhere else.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) address: String,
+    pub(crate) port: u16,
+    pub(crate) key_file: Option<PathBuf>,
+    /// From a URI; must be the key's.
+    pub(crate) expected_key: Option<StreamKey>,
+    pub(crate) announce_address: Option<String>,
+    pub(crate) stream_name: String,
+    pub(crate) buffer_time: Duration,
+    pub(crate) max_buffer_bytes: u64,
+    pub(crate) max_upload: u64,
+    pub(crate) max_viewers: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            address: "::".into(),
+            port: icd_net::DEFAULT_PORT,
+            key_file: None,
+            expected_key: None,
+            announce_address: None,
+            stream_name: String::new(),
+            buffer_time: Duration::from_millis(10_000),
+            max_buffer_bytes: 256 * 1024 * 1024,
+            max_upload: 0,
+            max_viewers: 0,
+        }
+    }
+}
+
+impl Settings {
+    /// The address to bind; none is all, dual stack.
+    pub(crate) fn bind(&self) -> Result<Option<IpAddr>, String> {
+        match self.address.trim_matches(['[', ']']) {
+            "" | "::" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| {
+                format!("address {text:?} is no IP address; use :: for all, or one of this machine's")
+            }),
+        }
+    }
+
+    pub(crate) fn upload(&self) -> Option<Bitrate> {
+        (self.max_upload > 0).then_some(Bitrate(self.max_upload))
+    }
+
+    pub(crate) fn viewers(&self) -> Option<usize> {
+        (self.max_viewers > 0).then_some(self.max_viewers as usize)
+    }
+
+    /// Takes over what a URI says; nothing is changed if any of it is wrong.
+    pub(crate) fn apply(&mut self, text: &str) -> Result<(), String> {
+        let uri = IcdUri::parse(text).map_err(|e| e.to_string())?;
+        let mut new = self.clone();
+        let [(host, port)] = &uri.hosts[..] else {
+            return Err("icdsink listens at one address, the URI names several".into());
+        };
+        new.address = match host.as_str() {
+            "0.0.0.0" | "::" => host.clone(),
+            host => host.to_string(),
+        };
+        new.bind()?;
+        new.port = *port;
+        new.expected_key = uri.key;
+        for (name, value) in &uri.parameters {
+            let number = || {
+                value
+                    .parse::<u64>()
+                    .map_err(|_| format!("{name}={value}: a whole number is expected"))
+            };
+            match name.as_str() {
+                "buffer-time" => new.buffer_time = Duration::from_millis(number()?),
+                "max-upload-bitrate" => new.max_upload = number()?,
+                "max-viewers" => new.max_viewers = number()?.min(u64::from(u32::MAX)) as u32,
+                "max-buffer-bytes" => new.max_buffer_bytes = number()?,
+                "key-file" => new.key_file = Some(value.into()),
+                "stream-name" => new.stream_name.clone_from(value),
+                "announce-address" => new.announce_address = Some(value.clone()),
+                _ => return Err(format!("icdsink has no URI parameter {name:?}")),
+            }
+        }
+        *self = new;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uri_sets_properties_or_nothing() {
+        let mut settings = Settings::default();
+        settings
+            .apply("icd://[::1]:9000?max-viewers=5&buffer-time=3000")
+            .unwrap();
+        assert_eq!((settings.port, settings.max_viewers), (9000, 5));
+        assert_eq!(settings.bind(), Ok(Some("::1".parse().unwrap())));
+        assert!(settings.apply("icd://127.0.0.1:1?latency=3").is_err());
+        assert_eq!(settings.port, 9000);
+        assert!(settings.apply("icd://somewhere").unwrap_err().contains("IP address"));
+    }
+}

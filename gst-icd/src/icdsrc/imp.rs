@@ -1,0 +1,655 @@
+//! GObject to grid: settings, life cycle, what goes downstream and to the application.
+
+use std::sync::{LazyLock, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_base::prelude::*;
+use gst_base::subclass::base_src::CreateSuccess;
+use gst_base::subclass::prelude::*;
+use icd_grid::message::Refusal;
+use icd_grid::{Event, Input, Media, Status};
+use icd_net::{Snapshot, ViewerHandle, runtime, start_viewer};
+
+use super::IcdSrcStatus;
+use super::settings::Settings;
+use crate::application::{listen, short};
+use crate::media::unpack::{Out, Unpacker};
+
+static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new(
+        "icdsrc",
+        gst::DebugColorFlags::empty(),
+        Some("views and relays an icd grid"),
+    )
+});
+
+#[derive(Debug)]
+struct Started {
+    viewer: ViewerHandle,
+    status: IcdSrcStatus,
+    /// When the stream last came, for `timeout`.
+    alive: Instant,
+    progress_done: bool,
+    told: Option<String>,
+}
+
+/// Lock order: `settings`, then `state`, then `unpacker`; none is held over a call into
+/// GStreamer that can call back.
+#[derive(Debug)]
+pub struct IcdSrc {
+    settings: Mutex<Settings>,
+    state: Mutex<Option<Started>>,
+    /// Of the streaming thread, but for the LATENCY query.
+    unpacker: Mutex<Unpacker>,
+    flushing: tokio::sync::watch::Sender<bool>,
+}
+
+impl Default for IcdSrc {
+    fn default() -> Self {
+        Self {
+            settings: Mutex::default(),
+            state: Mutex::default(),
+            unpacker: Mutex::default(),
+            flushing: tokio::sync::watch::channel(false).0,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl IcdSrc {
+    fn started(&self) -> bool {
+        lock(&self.state).is_some()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        lock(&self.state)
+            .as_ref()
+            .map(|s| s.viewer.snapshot())
+            .unwrap_or_default()
+    }
+
+    /// The pipeline's running time, with the instant of the system's clock that belongs to it.
+    fn running_now(&self) -> Option<(i64, Instant)> {
+        let obj = self.obj();
+        let clock = obj.clock()?;
+        let base = obj.base_time()?;
+        // Of a few readings the quickest: nothing came between the two clocks.
+        (0..5)
+            .map(|_| {
+                let before = Instant::now();
+                let time = clock.time();
+                let took = before.elapsed();
+                (took, time, before + took / 2)
+            })
+            .min_by_key(|(took, ..)| *took)
+            .map(|(_, time, at)| (time.nseconds() as i64 - base.nseconds() as i64, at))
+    }
+
+    /// Waits for the grid, or for `unlock()`.
+    fn next_media(&self) -> Result<Media, gst::FlowError> {
+        let media = match lock(&self.state).as_ref() {
+            Some(started) => started.viewer.media(),
+            None => return Err(gst::FlowError::Flushing),
+        };
+        let mut flushing = self.flushing.subscribe();
+        let runtime = runtime().map_err(|_| gst::FlowError::Error)?;
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = flushing.wait_for(|flushing| *flushing) => Err(gst::FlowError::Flushing),
+                media = media.recv() => media.map_err(|_| gst::FlowError::Flushing),
+            }
+        })
+    }
+
+    fn element_message(&self, structure: gst::Structure) {
+        let obj = self.obj();
+        let message = gst::message::Element::builder(structure).src(&*obj).build();
+        let _ = obj.post_message(message);
+    }
+
+    fn progress(&self, kind: gst::ProgressType, text: &str) {
+        let obj = self.obj();
+        let message = gst::message::Progress::builder(kind, "connect", text)
+            .src(&*obj)
+            .build();
+        let _ = obj.post_message(message);
+    }
+
+    /// The last progress message, once: gst-launch waits for it before PLAYING.
+    fn progress_done(&self, text: &str) {
+        let done = match lock(&self.state).as_mut() {
+            Some(started) => std::mem::replace(&mut started.progress_done, true),
+            None => true,
+        };
+        if !done {
+            self.progress(gst::ProgressType::Complete, text);
+        }
+    }
+
+    /// Survivable: the same words are not said twice in a row.
+    fn warn_once(&self, text: String) {
+        let again = match lock(&self.state).as_mut() {
+            Some(started) => started.told.replace(text.clone()) == Some(text.clone()),
+            None => true,
+        };
+        if !again {
+            gst::element_imp_warning!(self, gst::ResourceError::OpenRead, ("{text}"));
+        }
+    }
+
+    fn status(&self, status: Status) {
+        if let Some(started) = lock(&self.state).as_mut() {
+            started.status = status.into();
+            if status == Status::Running {
+                started.alive = Instant::now();
+                started.told = None;
+            }
+        }
+        match status {
+            Status::Waiting | Status::Running => self.progress_done("Connected"),
+            _ => {}
+        }
+        gst::info!(CAT, imp = self, "{status:?}");
+        self.obj().notify("status");
+    }
+
+    fn happened(&self, event: Event) {
+        match event {
+            Event::Status(status) => self.status(status),
+            Event::Refused(refusal) => self.refused(&refusal),
+            Event::Trusted(key) => {
+                gst::element_imp_warning!(
+                    self,
+                    gst::ResourceError::OpenRead,
+                    ("the URI names no key, so whoever answers is believed; icd://{key}@… makes sure")
+                );
+            }
+            Event::Unreached(why) => {
+                // gst-launch holds the pipeline in PAUSED until the progress is over, and a live
+                // source that is not fed yet has nothing to hold it for.
+                self.progress_done("Trying to reach the broadcaster");
+                self.warn_once(self.explain(&why));
+            }
+            Event::PeerAdded { id, addr } => {
+                gst::info!(CAT, imp = self, "peer {id} added, {addr}");
+                let structure = gst::Structure::builder("icd-peer-added").field("id", short(&id));
+                self.element_message(structure.build());
+            }
+            Event::PeerRemoved { id, why } => {
+                gst::info!(CAT, imp = self, "peer {id} removed: {why}");
+                let structure = gst::Structure::builder("icd-peer-removed")
+                    .field("id", short(&id))
+                    .field("reason", why);
+                self.element_message(structure.build());
+            }
+            Event::Failover {
+                stripe,
+                from,
+                to,
+                gap,
+            } => {
+                gst::info!(CAT, imp = self, "stripe {} comes from {to} now", stripe.0);
+                let structure = gst::Structure::builder("icd-failover")
+                    .field("stripe", u32::from(stripe.0))
+                    .field("from", from.map(|id| short(&id)).unwrap_or_default())
+                    .field("to", short(&to))
+                    .field("gap-ms", gap.as_millis() as u64);
+                self.element_message(structure.build());
+            }
+            Event::Fault { id, what } => {
+                gst::warning!(CAT, imp = self, "peer {id} dropped: {what}");
+                let structure = gst::Structure::builder("icd-peer-fault")
+                    .field("id", short(&id))
+                    .field("what", what);
+                self.element_message(structure.build());
+            }
+            Event::Epoch(epoch) => gst::info!(CAT, imp = self, "epoch {}", epoch.0),
+            Event::AskAdmission { .. } | Event::Drained => {}
+        }
+    }
+
+    fn explain(&self, why: &str) -> String {
+        let host = lock(&self.settings)
+            .uri
+            .as_ref()
+            .map(|(_, uri)| format!("{}:{}", uri.hosts[0].0, uri.hosts[0].1))
+            .unwrap_or_default();
+        if why.contains("differs from the one that was expected") {
+            format!(
+                "{host} broadcasts under another key than the URI names: it is refused. Ask the broadcaster for the present URI (and to use key-file, which keeps it)"
+            )
+        } else if why.contains("cannot find the host") {
+            format!("{why}; check the URI. Trying again")
+        } else {
+            format!(
+                "nobody broadcasts at {host} ({why}); check host, port and firewall (UDP). Trying again"
+            )
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal) {
+        let text = match refusal {
+            Refusal::Full { retry_s } => {
+                self.progress_done("The grid is full");
+                self.warn_once(format!("the grid is full; trying again in {retry_s} s"));
+                return;
+            }
+            Refusal::Denied => "the broadcaster does not admit this viewer",
+            Refusal::WrongStream => "the broadcaster sends another stream than the URI names; ask for the present URI",
+            Refusal::Version => "the broadcaster speaks another version of the protocol; update gst-icd",
+            Refusal::Ticket => "another viewer refused this one's ticket",
+        };
+        let structure = gst::Structure::builder("icd-refused").field("reason", text);
+        self.element_message(structure.build());
+        if lock(&self.state).as_ref().is_some_and(|s| !s.progress_done) {
+            self.progress(gst::ProgressType::Error, text);
+        }
+        gst::element_imp_error!(self, gst::ResourceError::NotAuthorized, ("{text}"));
+    }
+
+    /// An error when no stream has come for `timeout`.
+    fn check_timeout(&self) {
+        let timeout = lock(&self.settings).timeout;
+        if timeout.is_zero() {
+            return;
+        }
+        let over = match lock(&self.state).as_mut() {
+            Some(started) => {
+                let flows = matches!(started.status, IcdSrcStatus::Running | IcdSrcStatus::Ended);
+                if flows {
+                    started.alive = Instant::now();
+                }
+                started.alive.elapsed() >= timeout
+            }
+            None => false,
+        };
+        if over {
+            if let Some(started) = lock(&self.state).as_mut() {
+                started.alive = Instant::now() + Duration::from_secs(3600);
+            }
+            gst::element_imp_error!(
+                self,
+                gst::ResourceError::Read,
+                (
+                    "no stream for {} ms; check that the broadcaster runs, or set timeout=0 to keep trying",
+                    timeout.as_millis()
+                )
+            );
+        }
+    }
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for IcdSrc {
+    const NAME: &'static str = "GstIcdSrc";
+    type Type = super::IcdSrc;
+    type ParentType = gst_base::PushSrc;
+    type Interfaces = (gst::URIHandler,);
+}
+
+impl ObjectImpl for IcdSrc {
+    fn constructed(&self) {
+        self.parent_constructed();
+        let obj = self.obj();
+        obj.set_live(true);
+        obj.set_format(gst::Format::Time);
+        obj.set_do_timestamp(false);
+        obj.set_element_flags(gst::ElementFlags::REQUIRE_CLOCK);
+    }
+
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
+            let d = Settings::default();
+            vec![
+                glib::ParamSpecString::builder("uri")
+                    .nick("URI")
+                    .blurb("icd://KEY@host:port[,host:port…][?property=value&…], as the broadcaster's icdsink shows it")
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt::builder("latency")
+                    .nick("Latency")
+                    .blurb("Play-out delay, in milliseconds: from the broadcaster's sending to the picture's being due; what is downstream adds to it")
+                    .maximum(600_000)
+                    .default_value(d.latency.as_millis() as u32)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecBoolean::builder("relay")
+                    .nick("Relay")
+                    .blurb("Relay the stream to other viewers; false for metered links")
+                    .default_value(d.relay)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt64::builder("max-upload-bitrate")
+                    .nick("Maximum upload bitrate")
+                    .blurb("Upload to other viewers together, in bits per second (0 = automatic: at present a fixed 4000000)")
+                    .default_value(d.max_upload)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecUInt::builder("max-peers")
+                    .nick("Maximum peers")
+                    .blurb("Connections to other viewers, at most")
+                    .minimum(1)
+                    .maximum(1000)
+                    .default_value(d.max_peers)
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecString::builder("bind-address")
+                    .nick("Bind address")
+                    .blurb("Local IP address to use (:: = any, IPv4 and IPv6)")
+                    .default_value(Some(d.bind_address.as_str()))
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt::builder("bind-port")
+                    .nick("Bind port")
+                    .blurb("Local UDP port to use (0 = a free one)")
+                    .maximum(u32::from(u16::MAX))
+                    .default_value(u32::from(d.bind_port))
+                    .mutable_ready()
+                    .build(),
+                glib::ParamSpecUInt::builder("timeout")
+                    .nick("Timeout")
+                    .blurb("Error after this time without any stream, in milliseconds (0 = keep trying for ever)")
+                    .default_value(d.timeout.as_millis() as u32)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecEnum::builder::<IcdSrcStatus>("status")
+                    .nick("Status")
+                    .blurb("How this viewer is doing; notifies")
+                    .read_only()
+                    .build(),
+                glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+                    .nick("Statistics")
+                    .blurb("application/x-icd-src-stats: counters since the start, one structure per connection in peers")
+                    .read_only()
+                    .build(),
+            ]
+        });
+        PROPERTIES.as_ref()
+    }
+
+    fn set_property(&self, _: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        let name = pspec.name();
+        let number = || value.get::<u32>().expect("type checked upstream");
+        let text = || value.get::<Option<String>>().expect("type checked upstream");
+        match name {
+            "max-upload-bitrate" => {
+                let mut settings = lock(&self.settings);
+                settings.max_upload = value.get().expect("type checked upstream");
+                let upload = settings.upload();
+                drop(settings);
+                if let Some(started) = lock(&self.state).as_ref() {
+                    started.viewer.offer(Input::Upload(Some(upload)));
+                }
+                return;
+            }
+            "timeout" => {
+                lock(&self.settings).timeout = Duration::from_millis(u64::from(number()));
+                return;
+            }
+            _ => {}
+        }
+        if self.started() {
+            gst::element_imp_warning!(
+                self,
+                gst::ResourceError::Settings,
+                ("{name} is changeable in NULL or READY state only; the old value stays")
+            );
+            return;
+        }
+        let mut settings = lock(&self.settings);
+        match name {
+            "uri" => {
+                let result = match text() {
+                    Some(uri) => settings.apply(&uri),
+                    None => {
+                        settings.uri = None;
+                        Ok(())
+                    }
+                };
+                drop(settings);
+                if let Err(why) = result {
+                    gst::element_imp_warning!(self, gst::ResourceError::Settings, ("{why}"));
+                }
+            }
+            "latency" => settings.latency = Duration::from_millis(u64::from(number())),
+            "relay" => settings.relay = value.get().expect("type checked upstream"),
+            "max-peers" => settings.max_peers = number(),
+            "bind-address" => settings.bind_address = text().unwrap_or_default(),
+            "bind-port" => settings.bind_port = number() as u16,
+            _ => unimplemented!(),
+        }
+    }
+
+    fn property(&self, _: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        match pspec.name() {
+            "status" => lock(&self.state)
+                .as_ref()
+                .map_or(IcdSrcStatus::Stopped, |s| s.status)
+                .to_value(),
+            "stats" => crate::stats::src(&self.snapshot()).to_value(),
+            name => {
+                let s = lock(&self.settings);
+                match name {
+                    "uri" => s.uri.as_ref().map(|(text, _)| text.clone()).to_value(),
+                    "latency" => (s.latency.as_millis() as u32).to_value(),
+                    "relay" => s.relay.to_value(),
+                    "max-upload-bitrate" => s.max_upload.to_value(),
+                    "max-peers" => s.max_peers.to_value(),
+                    "bind-address" => s.bind_address.to_value(),
+                    "bind-port" => u32::from(s.bind_port).to_value(),
+                    "timeout" => (s.timeout.as_millis() as u32).to_value(),
+                    _ => unimplemented!(),
+                }
+            }
+        }
+    }
+}
+
+impl GstObjectImpl for IcdSrc {}
+
+impl ElementImpl for IcdSrc {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "ICD grid source",
+                "Source/Network",
+                "Plays a stream from a grid of viewers and relays it to others",
+                "The gst-icd developers",
+            )
+        });
+        Some(&*METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            gst::PadTemplate::new(
+                "src",
+                gst::PadDirection::Src,
+                gst::PadPresence::Always,
+                &gst::Caps::new_any(),
+            )
+            .into_iter()
+            .collect()
+        });
+        TEMPLATES.as_ref()
+    }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        if transition == gst::StateChange::PausedToPlaying {
+            // Another base time; and what came while it was paused is left out. The grid's first
+            // pieces have no past to leave out.
+            let mut unpacker = lock(&self.unpacker);
+            let resumed = unpacker.has_begun();
+            unpacker.new_running_time();
+            drop(unpacker);
+            if resumed {
+                if let Some(started) = lock(&self.state).as_ref() {
+                    let media = started.viewer.media();
+                    while media.try_recv().is_ok() {}
+                    started.viewer.offer(Input::Live);
+                }
+            }
+        }
+        self.parent_change_state(transition)
+    }
+}
+
+impl BaseSrcImpl for IcdSrc {
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let settings = lock(&self.settings).clone();
+        let config = settings
+            .config()
+            .map_err(|why| gst::error_msg!(gst::ResourceError::Settings, ("{why}")))?;
+        let (viewer, events) = start_viewer(config)
+            .map_err(|e| gst::error_msg!(gst::ResourceError::OpenRead, ("{e}")))?;
+        *lock(&self.unpacker) = Unpacker::new(settings.latency);
+        *lock(&self.state) = Some(Started {
+            viewer,
+            status: IcdSrcStatus::Connecting,
+            alive: Instant::now(),
+            progress_done: false,
+            told: None,
+        });
+        self.progress(gst::ProgressType::Start, "Connecting to the grid");
+        let weak = self.obj().downgrade();
+        listen("icdsrc", events, move |event| {
+            let Some(obj) = weak.upgrade() else {
+                return glib::ControlFlow::Break;
+            };
+            match event {
+                Some(event) => obj.imp().happened(event),
+                None => obj.imp().check_timeout(),
+            }
+            glib::ControlFlow::Continue
+        })
+        .map_err(|e| gst::error_msg!(gst::ResourceError::OpenRead, ("no thread to be had: {e}")))?;
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        let started = lock(&self.state).take();
+        let pending = started.as_ref().is_some_and(|s| !s.progress_done);
+        if pending {
+            self.progress(gst::ProgressType::Canceled, "Stopped");
+        }
+        // Outside the lock: it waits for the port to be free, shortly.
+        drop(started);
+        *lock(&self.unpacker) = Unpacker::default();
+        Ok(())
+    }
+
+    fn is_seekable(&self) -> bool {
+        false
+    }
+
+    fn negotiate(&self) -> Result<(), gst::LoggableError> {
+        // The caps are the stream's and come with it.
+        Ok(())
+    }
+
+    fn query(&self, query: &mut gst::QueryRef) -> bool {
+        match query.view_mut() {
+            gst::QueryViewMut::Latency(latency) => {
+                latency.set(true, lock(&self.unpacker).reported(), gst::ClockTime::NONE);
+                true
+            }
+            gst::QueryViewMut::Scheduling(scheduling) => {
+                scheduling.set(gst::SchedulingFlags::SEQUENTIAL, 1, -1, 0);
+                scheduling.add_scheduling_modes([gst::PadMode::Push]);
+                true
+            }
+            _ => BaseSrcImplExt::parent_query(self, query),
+        }
+    }
+
+    fn unlock(&self) -> Result<(), gst::ErrorMessage> {
+        self.flushing.send_replace(true);
+        Ok(())
+    }
+
+    fn unlock_stop(&self) -> Result<(), gst::ErrorMessage> {
+        self.flushing.send_replace(false);
+        Ok(())
+    }
+}
+
+impl PushSrcImpl for IcdSrc {
+    fn create(&self, _: Option<&mut gst::BufferRef>) -> Result<CreateSuccess, gst::FlowError> {
+        let obj = self.obj();
+        loop {
+            let out = lock(&self.unpacker).poll();
+            let Some(out) = out else {
+                let media = self.next_media()?;
+                let understood = lock(&self.unpacker).take(media, &|| self.running_now());
+                if !understood {
+                    gst::element_imp_warning!(
+                        self,
+                        gst::StreamError::Decode,
+                        ("the broadcaster sends what this version does not understand; update gst-icd")
+                    );
+                }
+                continue;
+            };
+            match out {
+                Out::Caps(caps) => {
+                    gst::info!(CAT, imp = self, "caps {caps}");
+                    if obj.set_caps(&caps).is_err() {
+                        return Err(gst::FlowError::NotNegotiated);
+                    }
+                }
+                Out::Event(event) => {
+                    obj.src_pad().push_event(event);
+                }
+                Out::Latency => {
+                    let _ = obj.post_message(gst::message::Latency::builder().src(&*obj).build());
+                }
+                Out::Stuck(caps) => {
+                    let name = caps.structure(0).map(|s| s.name().to_string()).unwrap_or_default();
+                    gst::element_imp_warning!(
+                        self,
+                        gst::StreamError::Demux,
+                        ("the broadcaster restarted, and demuxers of {name} keep the old timeline: pictures may come late. mpegtsmux is the container that follows a restart")
+                    );
+                }
+                Out::Eos => return Err(gst::FlowError::Eos),
+                Out::Buffer(buffer) => return Ok(CreateSuccess::NewBuffer(buffer)),
+            }
+        }
+    }
+}
+
+impl URIHandlerImpl for IcdSrc {
+    const URI_TYPE: gst::URIType = gst::URIType::Src;
+
+    fn protocols() -> &'static [&'static str] {
+        &["icd"]
+    }
+
+    fn uri(&self) -> Option<String> {
+        lock(&self.settings).uri.as_ref().map(|(text, _)| text.clone())
+    }
+
+    fn set_uri(&self, uri: &str) -> Result<(), glib::Error> {
+        if self.started() {
+            return Err(glib::Error::new(
+                gst::URIError::BadState,
+                "the URI is changeable in NULL or READY state only",
+            ));
+        }
+        lock(&self.settings)
+            .apply(uri)
+            .map_err(|why| glib::Error::new(gst::URIError::BadUri, &why))
+    }
+}

@@ -1,0 +1,135 @@
+//! What the user sets on an `icdsrc`.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use icd_grid::{Bitrate, ViewerSettings};
+use icd_net::ViewerConfig;
+
+use crate::uri::IcdUri;
+
+/// What `max-upload-bitrate=0` means until uplinks are measured: little enough for most lines.
+pub(crate) const CAUTIOUS_UPLOAD: Bitrate = Bitrate(4_000_000);
+
+/// Defaults stand here and nowhere else.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// As the user wrote it, and understood.
+    pub(crate) uri: Option<(String, IcdUri)>,
+    pub(crate) latency: Duration,
+    pub(crate) relay: bool,
+    pub(crate) max_upload: u64,
+    pub(crate) max_peers: u32,
+    pub(crate) bind_address: String,
+    pub(crate) bind_port: u16,
+    /// Zero keeps trying for ever.
+    pub(crate) timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            uri: None,
+            latency: Duration::from_millis(2000),
+            relay: true,
+            max_upload: 0,
+            max_peers: 24,
+            bind_address: "::".into(),
+            bind_port: 0,
+            timeout: Duration::ZERO,
+        }
+    }
+}
+
+impl Settings {
+    pub(crate) fn upload(&self) -> Bitrate {
+        match self.max_upload {
+            0 => CAUTIOUS_UPLOAD,
+            rate => Bitrate(rate),
+        }
+    }
+
+    fn bind(&self) -> Result<Option<IpAddr>, String> {
+        match self.bind_address.trim_matches(['[', ']']) {
+            "" | "::" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| {
+                format!("bind-address {text:?} is no IP address; use :: for any, or one of this machine's")
+            }),
+        }
+    }
+
+    /// Takes over what a URI says; nothing is changed if any of it is wrong.
+    pub(crate) fn apply(&mut self, text: &str) -> Result<(), String> {
+        let uri = IcdUri::parse(text).map_err(|e| e.to_string())?;
+        let mut new = self.clone();
+        for (name, value) in &uri.parameters {
+            let number = || {
+                value
+                    .parse::<u64>()
+                    .map_err(|_| format!("{name}={value}: a whole number is expected"))
+            };
+            match name.as_str() {
+                "latency" => new.latency = Duration::from_millis(number()?.min(600_000)),
+                "relay" => {
+                    new.relay = match value.as_str() {
+                        "true" | "yes" | "1" => true,
+                        "false" | "no" | "0" => false,
+                        _ => return Err(format!("relay={value}: true or false is expected")),
+                    };
+                }
+                "max-upload-bitrate" => new.max_upload = number()?,
+                "max-peers" => new.max_peers = number()?.clamp(1, 1000) as u32,
+                "bind-address" => new.bind_address.clone_from(value),
+                "bind-port" => {
+                    new.bind_port = u16::try_from(number()?)
+                        .map_err(|_| format!("bind-port={value}: at most 65535"))?;
+                }
+                "timeout" => new.timeout = Duration::from_millis(number()?),
+                _ => return Err(format!("icdsrc has no URI parameter {name:?}")),
+            }
+        }
+        new.bind()?;
+        new.uri = Some((text.into(), uri));
+        *self = new;
+        Ok(())
+    }
+
+    /// For the network; an error says what is missing or wrong.
+    pub(crate) fn config(&self) -> Result<ViewerConfig, String> {
+        let Some((_, uri)) = &self.uri else {
+            return Err("set uri=icd://KEY@host:port, as the broadcaster's icdsink shows it".into());
+        };
+        if let Some((host, _)) = uri.hosts.iter().find(|(_, port)| *port == 0) {
+            return Err(format!("port 0 of {host} can't be dialed; copy the URI that icdsink shows"));
+        }
+        Ok(ViewerConfig {
+            hosts: uri.hosts.clone(),
+            address: self.bind()?,
+            port: self.bind_port,
+            node: ViewerSettings {
+                latency: self.latency,
+                upload: self.upload(),
+                relay: self.relay,
+                max_peers: self.max_peers as usize,
+                port: 0,
+                stream: uri.key,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uri_sets_properties_or_nothing() {
+        let mut settings = Settings::default();
+        settings.apply("icd://host?latency=500&relay=no").unwrap();
+        assert_eq!((settings.latency.as_millis(), settings.relay), (500, false));
+        assert!(settings.apply("icd://host?latency=soon").is_err());
+        assert!(settings.apply("icd://host?port=3").is_err());
+        assert_eq!(settings.latency.as_millis(), 500);
+        assert!(Settings::default().config().unwrap_err().contains("uri="));
+    }
+}

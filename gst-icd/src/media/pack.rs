@@ -1,0 +1,186 @@
+//! The sender's side: buffers and events to items, caps and tags to the stream's state.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use gst::prelude::*;
+
+use crate::media::caps;
+use crate::media::item::{Head, NO_OFFSET, State, encode};
+use crate::media::join::JoinPoints;
+use crate::media::timeline::{Anchor, Observed};
+
+/// Flags that mean something at the other end.
+const TRAVELLING: gst::BufferFlags = gst::BufferFlags::DISCONT
+    .union(gst::BufferFlags::DELTA_UNIT)
+    .union(gst::BufferFlags::HEADER)
+    .union(gst::BufferFlags::MARKER)
+    .union(gst::BufferFlags::GAP)
+    .union(gst::BufferFlags::DROPPABLE)
+    .union(gst::BufferFlags::CORRUPTED);
+/// Tags and events that are longer (pictures) do not travel.
+const MAX_EVENT: usize = 32 * 1024;
+const MAX_STICKY: usize = 16;
+
+/// A packed item.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    pub(crate) data: Bytes,
+    pub(crate) join: bool,
+    /// What holds from this item on, if it is not what held before.
+    pub(crate) state: Option<State>,
+    pub(crate) unpaced: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Packer {
+    state: State,
+    changed: bool,
+    anchor: Anchor,
+    joins: JoinPoints,
+    headers: Vec<Vec<u8>>,
+    own_timeline: bool,
+    last_running: i64,
+}
+
+impl Packer {
+    pub(crate) fn new(stream_name: &str) -> Self {
+        Self {
+            state: State {
+                stream_name: stream_name.into(),
+                ..State::default()
+            },
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn set_caps(&mut self, new: &gst::Caps) {
+        let text = new.to_string();
+        if text == self.state.caps {
+            return;
+        }
+        let kind = caps::join_kind(new);
+        self.joins = JoinPoints::new(kind);
+        self.own_timeline = caps::own_timeline(new);
+        self.headers = caps::stream_headers(new)
+            .iter()
+            .filter_map(|b| b.map_readable().ok().map(|map| map.to_vec()))
+            .collect();
+        self.state.caps = text;
+        self.changed = true;
+    }
+
+    pub(crate) fn own_timeline(&self) -> bool {
+        self.own_timeline
+    }
+
+    pub(crate) fn set_tags(&mut self, tags: &gst::event::Tag) {
+        let tags = tags.tag_owned();
+        let Ok(text) = tags.to_value().serialize() else {
+            return;
+        };
+        let text = text.to_string();
+        if text.len() > MAX_EVENT {
+            return;
+        }
+        let slot = match tags.scope() {
+            gst::TagScope::Global => 1,
+            _ => 0,
+        };
+        self.state.tags.resize(2, String::new());
+        if self.state.tags[slot] != text {
+            self.state.tags[slot] = text;
+            self.changed = true;
+        }
+    }
+
+    /// The time of what follows has nothing to do with what came before.
+    pub(crate) fn new_timeline(&mut self) {
+        self.anchor.reset();
+    }
+
+    /// A custom event, if it travels.
+    pub(crate) fn event(&mut self, event: &gst::EventRef) -> Option<Packed> {
+        let structure = event.structure()?.to_string();
+        if !event.is_serialized() || structure.len() > MAX_EVENT {
+            return None;
+        }
+        if event.is_sticky() {
+            let name = event.structure()?.name().to_string();
+            self.state.sticky.retain(|s| !s.starts_with(&name));
+            self.state.sticky.truncate(MAX_STICKY - 1);
+            self.state.sticky.push(structure);
+            self.changed = true;
+            return None;
+        }
+        Some(self.pack(&Head::Event { structure }, &[], false, false))
+    }
+
+    pub(crate) fn gap(&mut self, running: i64, duration: Option<gst::ClockTime>) -> Packed {
+        let head = Head::Gap {
+            pts: running,
+            duration: duration.map(gst::ClockTime::nseconds),
+        };
+        self.pack(&head, &[], false, false)
+    }
+
+    /// A buffer whose time stamps are `segment`'s. `sender`: sender time now.
+    pub(crate) fn buffer(
+        &mut self,
+        buffer: &gst::BufferRef,
+        segment: &gst::FormattedSegment<gst::ClockTime>,
+        sender: Duration,
+    ) -> Result<Packed, gst::glib::BoolError> {
+        let map = buffer.map_readable()?;
+        let pts = running(segment, buffer.pts());
+        let dts = running(segment, buffer.dts());
+        let mut unpaced = false;
+        if let Some(time) = dts.or(pts) {
+            self.last_running = time;
+            match self.anchor.observe(time, sender.as_nanos() as i64) {
+                Observed::Same => {}
+                Observed::Unpaced => unpaced = true,
+                Observed::New | Observed::Refined => self.changed = true,
+            }
+        }
+        let flags = buffer.flags();
+        let header = flags.contains(gst::BufferFlags::HEADER);
+        let known = header && self.headers.iter().any(|h| h[..] == map[..]);
+        let delta = flags.contains(gst::BufferFlags::DELTA_UNIT);
+        let join = self.joins.judge(&map, delta, known, sender);
+        let head = Head::Buffer {
+            pts,
+            dts,
+            duration: buffer.duration().map(gst::ClockTime::nseconds),
+            offset: Some(buffer.offset()).filter(|o| *o != NO_OFFSET),
+            offset_end: Some(buffer.offset_end()).filter(|o| *o != NO_OFFSET),
+            flags: (flags & TRAVELLING).bits(),
+        };
+        Ok(self.pack(&head, &map, join, unpaced))
+    }
+
+    fn pack(&mut self, head: &Head, data: &[u8], join: bool, unpaced: bool) -> Packed {
+        self.state.anchor = self.anchor.value();
+        self.state.timeline = self.anchor.timeline();
+        let state = std::mem::take(&mut self.changed).then(|| self.state.clone());
+        Packed {
+            data: encode(head, data),
+            join,
+            state,
+            unpaced,
+        }
+    }
+}
+
+/// Signed running time: with B-frames a DTS lies before the segment.
+pub(crate) fn running(
+    segment: &gst::FormattedSegment<gst::ClockTime>,
+    time: Option<gst::ClockTime>,
+) -> Option<i64> {
+    let signed = segment.to_running_time_full(time?)?;
+    let nseconds = |t: gst::ClockTime| i64::try_from(t.nseconds()).unwrap_or(i64::MAX);
+    Some(match signed {
+        gst::Signed::Positive(t) => nseconds(t),
+        gst::Signed::Negative(t) => -nseconds(t),
+    })
+}

@@ -1,0 +1,259 @@
+//! The receiver's side: what the grid plays to caps, events and buffers.
+
+use std::collections::VecDeque;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use gst::prelude::*;
+use icd_grid::{Epoch, Media};
+
+use crate::media::caps;
+use crate::media::item::{Head, NO_OFFSET, Reader, State};
+use crate::media::timeline::DueTimes;
+
+/// What goes downstream, in this order.
+#[derive(Debug)]
+pub(crate) enum Out {
+    Caps(gst::Caps),
+    Event(gst::Event),
+    Buffer(gst::Buffer),
+    /// The reported latency changed.
+    Latency,
+    /// The container can't follow a new timeline.
+    Stuck(gst::Caps),
+    Eos,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Unpacker {
+    latency: Duration,
+    reader: Reader,
+    state: Option<State>,
+    fresh: Option<State>,
+    epoch: Epoch,
+    due: Option<DueTimes>,
+    stream_headers: Vec<gst::Buffer>,
+    own_timeline: bool,
+    /// The headers in the caps were sent in this epoch.
+    began: bool,
+    /// A container with its own timeline plays an earlier epoch.
+    followed: bool,
+    discont: bool,
+    out: VecDeque<Out>,
+}
+
+/// The pipeline's running time at an instant.
+pub(crate) type RunningNow<'a> = &'a dyn Fn() -> Option<(i64, Instant)>;
+
+impl Unpacker {
+    pub(crate) fn new(latency: Duration) -> Self {
+        Self {
+            latency,
+            ..Self::default()
+        }
+    }
+
+    /// The pipeline's running time made a jump: a pause, another base time.
+    pub(crate) fn new_running_time(&mut self) {
+        self.due = None;
+    }
+
+    /// Something of the stream went downstream already.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.began
+    }
+
+    /// What LATENCY answers, once it is known.
+    pub(crate) fn reported(&self) -> gst::ClockTime {
+        let reported = self.due.map_or(0, |due| due.reported);
+        gst::ClockTime::from_nseconds(reported.max(0) as u64)
+    }
+
+    pub(crate) fn poll(&mut self) -> Option<Out> {
+        self.out.pop_front()
+    }
+
+    /// Takes the next thing from the grid. False: the broadcaster sends what this version does
+    /// not understand.
+    pub(crate) fn take(&mut self, media: Media, running: RunningNow<'_>) -> bool {
+        match media {
+            Media::Header {
+                media,
+                epoch,
+                own_timeline,
+            } => {
+                let Some(state) = State::decode(&media) else {
+                    return false;
+                };
+                if epoch != self.epoch {
+                    self.epoch = epoch;
+                    self.reader.reset();
+                    self.began = false;
+                    self.due = None;
+                }
+                self.own_timeline = own_timeline;
+                self.apply(&state)
+            }
+            Media::Payload {
+                bytes,
+                first_item,
+                discont,
+                clock,
+            } => {
+                if discont {
+                    self.reader.reset();
+                }
+                let Some(state) = self.fresh.take().or_else(|| self.state.clone()) else {
+                    return true;
+                };
+                if self.due.is_none_or(|due| due.timeline != state.timeline) {
+                    let Some((running, now)) = running() else {
+                        return true;
+                    };
+                    let kept = self.due.map(|due| due.reported);
+                    let mut due = DueTimes::new(
+                        &clock,
+                        state.anchor,
+                        state.timeline,
+                        self.latency,
+                        running,
+                        now,
+                    );
+                    due.reported = kept.unwrap_or(0);
+                    self.due = Some(due);
+                }
+                self.state = Some(state);
+                self.payload(bytes, first_item, discont)
+            }
+            Media::End => {
+                self.out.push_back(Out::Eos);
+                true
+            }
+        }
+    }
+
+    fn apply(&mut self, state: &State) -> bool {
+        let before = self.state.as_ref();
+        if before.is_none_or(|b| b.caps != state.caps) {
+            let Ok(caps) = gst::Caps::from_str(&state.caps) else {
+                return false;
+            };
+            if !caps.is_fixed() {
+                return false;
+            }
+            self.stream_headers = caps::stream_headers(&caps);
+            self.out.push_back(Out::Caps(caps));
+        }
+        for (n, tags) in state.tags.iter().enumerate() {
+            let same = before.is_some_and(|b| b.tags.get(n) == Some(tags));
+            if same || tags.is_empty() {
+                continue;
+            }
+            let list = gst::glib::Value::deserialize(tags, gst::TagList::static_type());
+            if let Some(mut list) = list.ok().and_then(|v| v.get::<gst::TagList>().ok()) {
+                let scope = if n == 1 { gst::TagScope::Global } else { gst::TagScope::Stream };
+                list.make_mut().set_scope(scope);
+                self.out.push_back(Out::Event(gst::event::Tag::new(list)));
+            }
+        }
+        for sticky in &state.sticky {
+            if before.is_some_and(|b| b.sticky.contains(sticky)) {
+                continue;
+            }
+            if let Ok(structure) = gst::Structure::from_str(sticky) {
+                let event = gst::event::CustomDownstreamSticky::new(structure);
+                self.out.push_back(Out::Event(event));
+            }
+        }
+        self.state = Some(state.clone());
+        self.fresh = Some(state.clone());
+        true
+    }
+
+    fn payload(&mut self, bytes: Bytes, first_item: Option<u32>, mut discont: bool) -> bool {
+        let mut items = Vec::new();
+        let read = self
+            .reader
+            .read(bytes, first_item, |head, data| items.push((head, data)));
+        for (head, data) in items {
+            match head {
+                Head::Buffer { .. } => self.buffer(&head, data, std::mem::take(&mut discont)),
+                Head::Gap { pts, duration } => {
+                    if let Some(at) = self.due.and_then(|due| due.stamp(pts)) {
+                        let duration = duration.map(gst::ClockTime::from_nseconds);
+                        let gap = gst::event::Gap::builder(at).duration(duration).build();
+                        self.out.push_back(Out::Event(gap));
+                    }
+                }
+                Head::Event { structure } => {
+                    if let Ok(structure) = gst::Structure::from_str(&structure) {
+                        let event = gst::event::CustomDownstream::new(structure);
+                        self.out.push_back(Out::Event(event));
+                    }
+                }
+            }
+        }
+        // The mark belongs to the next buffer, which a later payload may complete.
+        self.discont |= discont;
+        read.is_ok()
+    }
+
+    fn buffer(&mut self, head: &Head, data: Bytes, discont: bool) {
+        let Head::Buffer {
+            pts,
+            dts,
+            duration,
+            offset,
+            offset_end,
+            flags,
+        } = head
+        else {
+            return;
+        };
+        let discont = discont | std::mem::take(&mut self.discont);
+        if !self.began {
+            self.begin(dts.or(*pts));
+        }
+        let stamp = |time: Option<i64>| self.due.as_ref()?.stamp(time?);
+        let mut buffer = gst::Buffer::from_slice(data);
+        if let Some(buffer) = buffer.get_mut() {
+            buffer.set_pts(stamp(*pts));
+            buffer.set_dts(stamp(*dts));
+            buffer.set_duration(duration.map(gst::ClockTime::from_nseconds));
+            buffer.set_offset(offset.unwrap_or(NO_OFFSET));
+            buffer.set_offset_end(offset_end.unwrap_or(NO_OFFSET));
+            buffer.set_flags(gst::BufferFlags::from_bits_truncate(*flags));
+            if discont {
+                buffer.set_flags(gst::BufferFlags::DISCONT);
+            }
+        }
+        self.out.push_back(Out::Buffer(buffer));
+    }
+
+    /// The first buffer of an epoch: the headers in the caps come before it, and a container
+    /// that makes its own timeline is told when that begins.
+    fn begin(&mut self, first: Option<i64>) {
+        self.began = true;
+        for header in &self.stream_headers {
+            let mut header = header.copy();
+            if let Some(header) = header.get_mut() {
+                header.set_flags(gst::BufferFlags::HEADER);
+            }
+            self.out.push_back(Out::Buffer(header));
+        }
+        if !self.own_timeline {
+            return;
+        }
+        if let (Some(due), Some(first)) = (self.due.as_mut(), first) {
+            if self.followed {
+                if let Some(caps) = self.state.as_ref().and_then(|s| s.caps.parse().ok()) {
+                    self.out.push_back(Out::Stuck(caps));
+                }
+            }
+            self.followed = true;
+            due.reported = due.due(first).max(0);
+            self.out.push_back(Out::Latency);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! `icd://KEY@host:port[,host:port…][?name=value&…]`
+
+use icd_grid::StreamKey;
+use icd_net::DEFAULT_PORT;
+
+/// A parsed URI.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct IcdUri {
+    pub(crate) key: Option<StreamKey>,
+    /// Host names or addresses (IPv6 without brackets), each with its port.
+    pub(crate) hosts: Vec<(String, u16)>,
+    /// Whether a port was written.
+    pub(crate) port_given: bool,
+    pub(crate) parameters: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadUri {
+    #[error("an icd URI looks like icd://KEY@host:port?latency=2000, this does not begin with icd://")]
+    Scheme,
+    #[error("the URI names no host: icd://KEY@host:port")]
+    NoHost,
+    #[error("{0:?} is no port: a number from 0 to 65535 follows the last colon of the host")]
+    Port(String),
+    #[error("an IPv6 address stands in brackets: icd://KEY@[2001:db8::1]:port")]
+    Brackets,
+    #[error("{0}")]
+    Key(#[from] icd_grid::ids::BadStreamKey),
+    #[error("{0:?} is no parameter: write name=value")]
+    Parameter(String),
+}
+
+impl IcdUri {
+    pub(crate) fn parse(text: &str) -> Result<Self, BadUri> {
+        let rest = match text.get(..6) {
+            Some(scheme) if scheme.eq_ignore_ascii_case("icd://") => &text[6..],
+            _ => return Err(BadUri::Scheme),
+        };
+        let rest = rest.split('#').next().unwrap_or_default();
+        let (authority, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let authority = authority.trim_end_matches('/');
+        let (key, hosts) = match authority.rsplit_once('@') {
+            Some((key, hosts)) => (Some(key.parse()?), hosts),
+            None => (None, authority),
+        };
+        let mut uri = Self {
+            key,
+            ..Self::default()
+        };
+        for host in hosts.split(',') {
+            let (host, port) = split_host(host)?;
+            uri.port_given |= port.is_some();
+            uri.hosts.push((host, port.unwrap_or(DEFAULT_PORT)));
+        }
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair
+                .split_once('=')
+                .ok_or_else(|| BadUri::Parameter(pair.into()))?;
+            uri.parameters.push((unescape(name), unescape(value)));
+        }
+        Ok(uri)
+    }
+
+    /// For viewers that can reach `host`.
+    pub(crate) fn for_viewers(key: StreamKey, host: &str, port: u16) -> String {
+        let host = match host.contains(':') {
+            true => format!("[{host}]"),
+            false => host.to_string(),
+        };
+        match port {
+            DEFAULT_PORT => format!("icd://{key}@{host}"),
+            port => format!("icd://{key}@{host}:{port}"),
+        }
+    }
+}
+
+fn split_host(text: &str) -> Result<(String, Option<u16>), BadUri> {
+    let port = |text: &str| match text {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| BadUri::Port(text.into())),
+    };
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or(BadUri::Brackets)?;
+        host.parse::<std::net::Ipv6Addr>()
+            .map_err(|_| BadUri::Brackets)?;
+        return match rest.strip_prefix(':') {
+            Some(number) => Ok((host.into(), port(number)?)),
+            None if rest.is_empty() => Ok((host.into(), None)),
+            None => Err(BadUri::Brackets),
+        };
+    }
+    let (host, number) = text.split_once(':').unwrap_or((text, ""));
+    if number.contains(':') {
+        return Err(BadUri::Brackets);
+    }
+    let port = port(number)?;
+    if host.is_empty() {
+        return Err(BadUri::NoHost);
+    }
+    Ok((host.into(), port))
+}
+
+/// Undoes percent-encoding; what is not well-formed stays as it is.
+fn unescape(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = bytes
+            .get(at + 1..at + 3)
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match hex {
+            Some(byte) if bytes[at] == b'%' => {
+                out.push(byte);
+                at += 3;
+            }
+            _ => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> StreamKey {
+        StreamKey([5; 32])
+    }
+
+    #[test]
+    fn what_viewers_are_given_is_what_they_parse() {
+        for (host, port) in [("example.org", 9000), ("::1", DEFAULT_PORT), ("10.0.0.1", 1)] {
+            let text = IcdUri::for_viewers(key(), host, port);
+            let uri = IcdUri::parse(&text).unwrap();
+            assert_eq!(uri.key, Some(key()));
+            assert_eq!(uri.hosts, [(host.to_string(), port)]);
+        }
+        let text = IcdUri::for_viewers(key(), "example.org", DEFAULT_PORT);
+        assert!(text.ends_with("@example.org"), "the default port is left out");
+    }
+
+    #[test]
+    fn parameters_and_several_hosts_are_understood() {
+        let uri = IcdUri::parse("ICD://a:1,[::1]:2,b?latency=500&name=a%20b").unwrap();
+        let hosts = [("a".into(), 1), ("::1".into(), 2), ("b".into(), DEFAULT_PORT)];
+        assert_eq!(uri.hosts, hosts);
+        let parameters = [("latency", "500"), ("name", "a b")];
+        assert_eq!(uri.parameters, parameters.map(|(n, v)| (n.into(), v.into())));
+    }
+
+    #[test]
+    fn nonsense_is_told_what_is_wrong() {
+        let said = |text: &str| IcdUri::parse(text).unwrap_err();
+        assert_eq!(said("http://a"), BadUri::Scheme);
+        assert_eq!(said("icd"), BadUri::Scheme);
+        assert_eq!(said("icd://"), BadUri::NoHost);
+        assert_eq!(said("icd://a:70000"), BadUri::Port("70000".into()));
+        assert_eq!(said("icd://::1"), BadUri::Brackets);
+        assert_eq!(said("icd://[::1"), BadUri::Brackets);
+        assert!(matches!(said("icd://short@a"), BadUri::Key(_)));
+        assert_eq!(said("icd://a?latency"), BadUri::Parameter("latency".into()));
+    }
+}
