@@ -16,7 +16,9 @@ pub(crate) struct IcdUri {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadUri {
-    #[error("an icd URI looks like icd://KEY@host:port?latency=2000, this does not begin with icd://")]
+    #[error(
+        "an icd URI looks like icd://KEY@host:port?latency=2000, this does not begin with icd://"
+    )]
     Scheme,
     #[error("the URI names no host: icd://KEY@host:port")]
     NoHost,
@@ -77,7 +79,10 @@ impl IcdUri {
 fn split_host(text: &str) -> Result<(String, Option<u16>), BadUri> {
     let port = |text: &str| match text {
         "" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| BadUri::Port(text.into())),
+        text => text
+            .parse()
+            .map(Some)
+            .map_err(|_| BadUri::Port(text.into())),
     };
     if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or(BadUri::Brackets)?;
@@ -134,23 +139,37 @@ mod tests {
 
     #[test]
     fn what_viewers_are_given_is_what_they_parse() {
-        for (host, port) in [("example.org", 9000), ("::1", DEFAULT_PORT), ("10.0.0.1", 1)] {
+        for (host, port) in [
+            ("example.org", 9000),
+            ("::1", DEFAULT_PORT),
+            ("10.0.0.1", 1),
+        ] {
             let text = IcdUri::for_viewers(key(), host, port);
             let uri = IcdUri::parse(&text).unwrap();
             assert_eq!(uri.key, Some(key()));
             assert_eq!(uri.hosts, [(host.to_string(), port)]);
         }
         let text = IcdUri::for_viewers(key(), "example.org", DEFAULT_PORT);
-        assert!(text.ends_with("@example.org"), "the default port is left out");
+        assert!(
+            text.ends_with("@example.org"),
+            "the default port is left out"
+        );
     }
 
     #[test]
     fn parameters_and_several_hosts_are_understood() {
         let uri = IcdUri::parse("ICD://a:1,[::1]:2,b?latency=500&name=a%20b").unwrap();
-        let hosts = [("a".into(), 1), ("::1".into(), 2), ("b".into(), DEFAULT_PORT)];
+        let hosts = [
+            ("a".into(), 1),
+            ("::1".into(), 2),
+            ("b".into(), DEFAULT_PORT),
+        ];
         assert_eq!(uri.hosts, hosts);
         let parameters = [("latency", "500"), ("name", "a b")];
-        assert_eq!(uri.parameters, parameters.map(|(n, v)| (n.into(), v.into())));
+        assert_eq!(
+            uri.parameters,
+            parameters.map(|(n, v)| (n.into(), v.into()))
+        );
     }
 
     #[test]

@@ -118,7 +118,12 @@ impl IcdSink {
         if !started.seed.offer(input) {
             started.dropped += 1;
             if started.dropped.is_power_of_two() {
-                gst::warning!(CAT, imp = self, "{} items dropped: the machine is too slow", started.dropped);
+                gst::warning!(
+                    CAT,
+                    imp = self,
+                    "{} items dropped: the machine is too slow",
+                    started.dropped
+                );
             }
         }
     }
@@ -136,7 +141,8 @@ impl IcdSink {
                 let structure = gst::Structure::builder("icd-peer-added")
                     .field("id", short(id))
                     .build();
-                let _ = obj.post_message(gst::message::Element::builder(structure).src(&*obj).build());
+                let _ =
+                    obj.post_message(gst::message::Element::builder(structure).src(&*obj).build());
                 obj.notify("num-viewers");
             }
             Event::PeerRemoved { id, why } => {
@@ -146,7 +152,8 @@ impl IcdSink {
                     .field("id", short(id))
                     .field("reason", why)
                     .build();
-                let _ = obj.post_message(gst::message::Element::builder(structure).src(&*obj).build());
+                let _ =
+                    obj.post_message(gst::message::Element::builder(structure).src(&*obj).build());
                 obj.notify("num-viewers");
             }
             Event::Fault { id, what } => {
@@ -310,7 +317,11 @@ impl ObjectImpl for IcdSink {
 
     fn set_property(&self, _: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         let name = pspec.name();
-        let get_string = || value.get::<Option<String>>().expect("type checked upstream");
+        let get_string = || {
+            value
+                .get::<Option<String>>()
+                .expect("type checked upstream")
+        };
         match name {
             "max-upload-bitrate" => {
                 let mut settings = lock(&self.settings);
@@ -388,7 +399,11 @@ impl ObjectImpl for IcdSink {
                 let s = lock(&self.settings);
                 match name {
                     "address" => s.address.to_value(),
-                    "key-file" => s.key_file.as_ref().map(|p| p.display().to_string()).to_value(),
+                    "key-file" => s
+                        .key_file
+                        .as_ref()
+                        .map(|p| p.display().to_string())
+                        .to_value(),
                     "announce-address" => s.announce_address.to_value(),
                     "stream-name" => s.stream_name.to_value(),
                     "buffer-time" => (s.buffer_time.as_millis() as u32).to_value(),
@@ -441,7 +456,10 @@ impl BaseSinkImpl for IcdSink {
             None => Key::random(),
         }
         .map_err(|e| wrong(e.to_string()))?;
-        if settings.expected_key.is_some_and(|expected| expected != key.stream_key()) {
+        if settings
+            .expected_key
+            .is_some_and(|expected| expected != key.stream_key())
+        {
             return Err(wrong(
                 "the URI names another key than the one in key-file; leave the key out of icdsink's URI, or name the file that holds it".into(),
             ));
@@ -449,10 +467,11 @@ impl BaseSinkImpl for IcdSink {
         let epoch = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(1, |t| t.as_millis() as u64);
-        let asks = glib::subclass::SignalId::lookup("peer-connecting", super::IcdSink::static_type())
-            .is_some_and(|id| {
-                glib::signal::signal_has_handler_pending(&*self.obj(), id, None, true)
-            });
+        let asks =
+            glib::subclass::SignalId::lookup("peer-connecting", super::IcdSink::static_type())
+                .is_some_and(|id| {
+                    glib::signal::signal_has_handler_pending(&*self.obj(), id, None, true)
+                });
         let config = SeedConfig {
             key: key.clone(),
             address: settings.bind().map_err(wrong)?,
@@ -490,7 +509,9 @@ impl BaseSinkImpl for IcdSink {
             }
             glib::ControlFlow::Continue
         })
-        .map_err(|e| gst::error_msg!(gst::ResourceError::OpenWrite, ("no thread to be had: {e}")))?;
+        .map_err(|e| {
+            gst::error_msg!(gst::ResourceError::OpenWrite, ("no thread to be had: {e}"))
+        })?;
         gst::info!(CAT, imp = self, "listening, viewers join with {uri}");
         self.announce(&uri);
         Ok(())
@@ -536,7 +557,8 @@ impl BaseSinkImpl for IcdSink {
                 return Err(gst::FlowError::Error);
             }
         };
-        let unpaced = packed.unpaced && !std::mem::replace(&mut started.told_unpaced, packed.unpaced);
+        let unpaced =
+            packed.unpaced && !std::mem::replace(&mut started.told_unpaced, packed.unpaced);
         self.offer(started, packed);
         drop(state);
         if unpaced {

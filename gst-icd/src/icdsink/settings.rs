@@ -47,7 +47,9 @@ impl Settings {
         match self.address.trim_matches(['[', ']']) {
             "" | "::" => Ok(None),
             text => text.parse().map(Some).map_err(|_| {
-                format!("address {text:?} is no IP address; use :: for all, or one of this machine's")
+                format!(
+                    "address {text:?} is no IP address; use :: for all, or one of this machine's"
+                )
             }),
         }
     }
@@ -110,6 +112,11 @@ mod tests {
         assert_eq!(settings.bind(), Ok(Some("::1".parse().unwrap())));
         assert!(settings.apply("icd://127.0.0.1:1?latency=3").is_err());
         assert_eq!(settings.port, 9000);
-        assert!(settings.apply("icd://somewhere").unwrap_err().contains("IP address"));
+        assert!(
+            settings
+                .apply("icd://somewhere")
+                .unwrap_err()
+                .contains("IP address")
+        );
     }
 }

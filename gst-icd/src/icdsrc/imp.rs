@@ -244,8 +244,12 @@ impl IcdSrc {
                 return;
             }
             Refusal::Denied => "the broadcaster does not admit this viewer",
-            Refusal::WrongStream => "the broadcaster sends another stream than the URI names; ask for the present URI",
-            Refusal::Version => "the broadcaster speaks another version of the protocol; update gst-icd",
+            Refusal::WrongStream => {
+                "the broadcaster sends another stream than the URI names; ask for the present URI"
+            }
+            Refusal::Version => {
+                "the broadcaster speaks another version of the protocol; update gst-icd"
+            }
             Refusal::Ticket => "another viewer refused this one's ticket",
         };
         let structure = gst::Structure::builder("icd-refused").field("reason", text);
@@ -379,7 +383,11 @@ impl ObjectImpl for IcdSrc {
     fn set_property(&self, _: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         let name = pspec.name();
         let number = || value.get::<u32>().expect("type checked upstream");
-        let text = || value.get::<Option<String>>().expect("type checked upstream");
+        let text = || {
+            value
+                .get::<Option<String>>()
+                .expect("type checked upstream")
+        };
         match name {
             "max-upload-bitrate" => {
                 let mut settings = lock(&self.settings);
@@ -616,7 +624,10 @@ impl PushSrcImpl for IcdSrc {
                     let _ = obj.post_message(gst::message::Latency::builder().src(&*obj).build());
                 }
                 Out::Stuck(caps) => {
-                    let name = caps.structure(0).map(|s| s.name().to_string()).unwrap_or_default();
+                    let name = caps
+                        .structure(0)
+                        .map(|s| s.name().to_string())
+                        .unwrap_or_default();
                     gst::element_imp_warning!(
                         self,
                         gst::StreamError::Demux,
@@ -638,7 +649,10 @@ impl URIHandlerImpl for IcdSrc {
     }
 
     fn uri(&self) -> Option<String> {
-        lock(&self.settings).uri.as_ref().map(|(text, _)| text.clone())
+        lock(&self.settings)
+            .uri
+            .as_ref()
+            .map(|(text, _)| text.clone())
     }
 
     fn set_uri(&self, uri: &str) -> Result<(), glib::Error> {

@@ -97,10 +97,14 @@ impl Settings {
     /// For the network; an error says what is missing or wrong.
     pub(crate) fn config(&self) -> Result<ViewerConfig, String> {
         let Some((_, uri)) = &self.uri else {
-            return Err("set uri=icd://KEY@host:port, as the broadcaster's icdsink shows it".into());
+            return Err(
+                "set uri=icd://KEY@host:port, as the broadcaster's icdsink shows it".into(),
+            );
         };
         if let Some((host, _)) = uri.hosts.iter().find(|(_, port)| *port == 0) {
-            return Err(format!("port 0 of {host} can't be dialed; copy the URI that icdsink shows"));
+            return Err(format!(
+                "port 0 of {host} can't be dialed; copy the URI that icdsink shows"
+            ));
         }
         Ok(ViewerConfig {
             hosts: uri.hosts.clone(),

@@ -53,7 +53,8 @@ pub(crate) fn stream_headers(caps: &gst::Caps) -> Vec<gst::Buffer> {
 /// Why caps can't travel.
 pub(crate) fn refuse(caps: &gst::Caps) -> Option<String> {
     let features = caps.features(0)?;
-    if !features.is_any() && !features.is_equal(gst::CapsFeatures::new_empty().as_ref())
+    if !features.is_any()
+        && !features.is_equal(gst::CapsFeatures::new_empty().as_ref())
         && !features.contains("memory:SystemMemory")
     {
         return Some(format!(

@@ -222,14 +222,18 @@ mod tests {
         let b = encode(&items[4].0, &items[4].1);
         let mut reader = Reader::default();
         let mut got = 0;
-        reader.read(a.slice(..20), Some(0), |_, _| got += 1).unwrap();
+        reader
+            .read(a.slice(..20), Some(0), |_, _| got += 1)
+            .unwrap();
         reader.reset();
         let tail = [&a[40..], &b[..]].concat();
         let first = (a.len() - 40) as u32;
-        reader.read(tail.into(), Some(first), |h, _| {
-            assert_eq!(h, items[4].0);
-            got += 1;
-        }).unwrap();
+        reader
+            .read(tail.into(), Some(first), |h, _| {
+                assert_eq!(h, items[4].0);
+                got += 1;
+            })
+            .unwrap();
         assert_eq!(got, 1);
     }
 

@@ -38,9 +38,17 @@ impl JoinPoints {
     }
 
     /// Whether a decoder can start at this buffer. `at`: any clock that goes on.
-    pub(crate) fn judge(&mut self, data: &[u8], delta: bool, known_header: bool, at: Duration) -> bool {
+    pub(crate) fn judge(
+        &mut self,
+        data: &[u8],
+        delta: bool,
+        known_header: bool,
+        at: Duration,
+    ) -> bool {
         let began = *self.began.get_or_insert(at);
-        let apart = self.last.is_none_or(|last| at.saturating_sub(last) >= APART);
+        let apart = self
+            .last
+            .is_none_or(|last| at.saturating_sub(last) >= APART);
         let join = match self.kind {
             Kind::MpegTs => {
                 if random_access(data) {
@@ -104,7 +112,10 @@ mod tests {
         let key = [packet(false, false), packet(true, true)].concat();
         assert!(!points.judge(&plain, false, false, ms(0)));
         assert!(points.judge(&key, true, false, ms(10)));
-        assert!(points.judge(&key, true, false, ms(20)), "every key frame counts");
+        assert!(
+            points.judge(&key, true, false, ms(20)),
+            "every key frame counts"
+        );
     }
 
     #[test]
@@ -124,7 +135,10 @@ mod tests {
         assert!(!points.judge(&[], false, true, ms(0)));
         assert!(points.judge(&[], false, false, ms(0)));
         assert!(!points.judge(&[], true, false, ms(40)));
-        assert!(points.judge(&[], false, false, ms(80)), "a short group of pictures");
+        assert!(
+            points.judge(&[], false, false, ms(80)),
+            "a short group of pictures"
+        );
     }
 
     #[test]

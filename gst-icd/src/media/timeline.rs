@@ -124,7 +124,10 @@ mod tests {
     fn jitter_of_rendering_does_not_move_the_anchor() {
         let mut anchor = Anchor::default();
         assert_eq!(anchor.observe(3_600_000 * S, 5 * S), Observed::New);
-        assert_eq!(anchor.observe(3_600_001 * S, 6 * S + 3_000_000), Observed::Same);
+        assert_eq!(
+            anchor.observe(3_600_001 * S, 6 * S + 3_000_000),
+            Observed::Same
+        );
         assert_eq!(anchor.value(), 5 * S - 3_600_000 * S);
         assert_eq!(anchor.timeline(), 1);
     }
@@ -136,7 +139,10 @@ mod tests {
         assert_eq!(anchor.observe(S, 10 * S), Observed::New);
         assert_eq!(anchor.timeline(), 2);
         assert_eq!(anchor.observe(20 * S, 11 * S), Observed::Unpaced);
-        assert_eq!(anchor.observe(2 * S, 11 * S - 50_000_000), Observed::Refined);
+        assert_eq!(
+            anchor.observe(2 * S, 11 * S - 50_000_000),
+            Observed::Refined
+        );
     }
 
     #[test]

@@ -152,7 +152,11 @@ impl Unpacker {
             }
             let list = gst::glib::Value::deserialize(tags, gst::TagList::static_type());
             if let Some(mut list) = list.ok().and_then(|v| v.get::<gst::TagList>().ok()) {
-                let scope = if n == 1 { gst::TagScope::Global } else { gst::TagScope::Stream };
+                let scope = if n == 1 {
+                    gst::TagScope::Global
+                } else {
+                    gst::TagScope::Stream
+                };
                 list.make_mut().set_scope(scope);
                 self.out.push_back(Out::Event(gst::event::Tag::new(list)));
             }

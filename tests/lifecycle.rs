@@ -1,0 +1,154 @@
+//! Starting, stopping, ending: quick from every state, whatever the network does.
+
+use std::time::{Duration, Instant};
+
+use gst::prelude::*;
+use gst_icd_suite::{complaint, init, launch, until, viewers_uri};
+
+/// A thread that is scheduled late is no reason to fail; the promise is 500 ms.
+const NULL_WITHIN: Duration = Duration::from_secs(3);
+
+fn null_is_quick(pipeline: &gst::Pipeline) {
+    let start = Instant::now();
+    pipeline.set_state(gst::State::Null).expect("NULL");
+    assert!(
+        start.elapsed() < NULL_WITHIN,
+        "NULL took {:?}",
+        start.elapsed()
+    );
+}
+
+/// A UDP port where somebody listens and says nothing.
+fn silent_port() -> (std::net::UdpSocket, u16) {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let port = socket.local_addr().expect("an address").port();
+    (socket, port)
+}
+
+#[test]
+fn null_is_reached_from_every_state_without_a_seed() {
+    init();
+    let (_socket, port) = silent_port();
+    for state in [gst::State::Ready, gst::State::Paused, gst::State::Playing] {
+        for sink in ["fakesink", "decodebin ! fakesink"] {
+            let viewer = launch(&format!("icdsrc uri=icd://127.0.0.1:{port} ! {sink}"));
+            let _ = viewer.set_state(state);
+            std::thread::sleep(Duration::from_millis(100));
+            null_is_quick(&viewer);
+        }
+    }
+}
+
+#[test]
+fn many_cycles_leave_nothing_behind() {
+    init();
+    let count = |what: &str| {
+        std::fs::read_dir(format!("/proc/self/{what}"))
+            .expect("proc")
+            .count()
+    };
+    let cycle = |n: u32| {
+        let pipeline = launch(
+            "videotestsrc is-live=true ! video/x-raw,width=16,height=16 ! icdsink address=127.0.0.1 port=0 name=seed",
+        );
+        pipeline.set_state(gst::State::Playing).expect("PLAYING");
+        let viewer = launch(&format!("icdsrc uri={} ! fakesink", viewers_uri(&pipeline)));
+        viewer.set_state(gst::State::Playing).expect("PLAYING");
+        if n % 10 == 0 {
+            let seed = pipeline.by_name("seed").expect("the seed");
+            until("the viewer is admitted", || {
+                seed.property::<u32>("num-viewers") == 1
+            });
+        }
+        null_is_quick(&viewer);
+        null_is_quick(&pipeline);
+    };
+    (0..10).for_each(cycle);
+    let (threads, files) = (count("task"), count("fd"));
+    (0..200).for_each(cycle);
+    until("no more threads and descriptors than before", || {
+        count("task") <= threads + 2 && count("fd") <= files + 2
+    });
+}
+
+#[test]
+fn the_end_comes_promptly_with_a_dead_viewer() {
+    init();
+    let seed = launch(
+        "videotestsrc num-buffers=50 is-live=true ! video/x-raw,width=16,height=16,framerate=25/1 ! icdsink name=seed address=127.0.0.1 port=0",
+    );
+    seed.set_state(gst::State::Playing).expect("PLAYING");
+    let viewer = launch(&format!(
+        "icdsrc uri={} ! fakesink sync=true",
+        viewers_uri(&seed)
+    ));
+    viewer.set_state(gst::State::Paused).expect("PAUSED");
+    let bus = seed.bus().expect("a bus");
+    let eos = bus.timed_pop_filtered(gst::ClockTime::from_seconds(20), &[gst::MessageType::Eos]);
+    assert!(eos.is_some(), "the end waits for nobody");
+    null_is_quick(&viewer);
+    null_is_quick(&seed);
+}
+
+#[test]
+fn both_elements_live_in_one_pipeline() {
+    init();
+    let pipeline = launch(
+        "videotestsrc num-buffers=50 is-live=true ! video/x-raw,width=16,height=16,framerate=25/1 ! icdsink name=seed address=127.0.0.1 port=0  icdsrc uri=icd://127.0.0.1:9 ! fakesink async=false",
+    );
+    pipeline.set_state(gst::State::Playing).expect("PLAYING");
+    let seed = pipeline.by_name("seed").expect("the seed");
+    until("the sink plays although the source has nothing", || {
+        seed.property::<gst::Structure>("stats")
+            .get::<u64>("bytes-in")
+            .expect("a field")
+            > 0
+    });
+    null_is_quick(&pipeline);
+}
+
+#[test]
+fn a_restarted_seed_with_the_same_key_is_followed_and_another_key_is_refused() {
+    init();
+    let folder = std::env::temp_dir().join(format!("icd-restart-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let start = |key: &str, port: u32| {
+        let key = folder.join(key);
+        let seed = launch(&format!(
+            "videotestsrc is-live=true ! video/x-raw,width=64,height=64,framerate=25/1 ! icdsink name=seed address=127.0.0.1 port={port} key-file={}",
+            key.display()
+        ));
+        seed.set_state(gst::State::Playing).expect("PLAYING");
+        seed
+    };
+    let first = start("a.pem", 0);
+    let uri = viewers_uri(&first);
+    let port = first
+        .by_name("seed")
+        .expect("the seed")
+        .property::<u32>("port");
+    let viewer = launch(&format!(
+        "icdsrc name=src latency=300 uri={uri} ! fakesink name=out sync=true"
+    ));
+    let got = gst_icd_suite::Record::at(&viewer, "src", "src");
+    viewer.set_state(gst::State::Playing).expect("PLAYING");
+    until("the stream comes", || got.len() > 20);
+    first.set_state(gst::State::Null).expect("NULL");
+    let second = start("a.pem", port);
+    let before = got.len();
+    until("the stream comes again", || got.len() > before + 40);
+    second.set_state(gst::State::Null).expect("NULL");
+    let bus = viewer.bus().expect("a bus");
+    let error = bus.pop_filtered(&[gst::MessageType::Error, gst::MessageType::Eos]);
+    assert!(error.is_none(), "neither an error nor an end: {error:?}");
+    while bus.pop().is_some() {}
+    let third = start("b.pem", port);
+    until("the other key is refused and called so", || {
+        complaint(&viewer).contains("another key")
+    });
+    let silent = got.len();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(got.len(), silent, "nothing of the other stream is played");
+    third.set_state(gst::State::Null).expect("NULL");
+    viewer.set_state(gst::State::Null).expect("NULL");
+}

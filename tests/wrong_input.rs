@@ -1,0 +1,109 @@
+//! What a wrong input prints: what is wrong, and what to do.
+
+use gst::prelude::*;
+use gst_icd_suite::{complaint, init, launch};
+
+/// Plays a pipeline and compares the first complaint.
+fn says(description: &str, expected: &str) {
+    let pipeline = launch(description);
+    let _ = pipeline.set_state(gst::State::Playing);
+    let said = complaint(&pipeline);
+    let _ = pipeline.set_state(gst::State::Null);
+    assert!(
+        said.contains(expected),
+        "{description}\nsaid: {said}\nnot: {expected}"
+    );
+}
+
+const SOURCE: &str = "videotestsrc ! video/x-raw,width=16,height=16";
+
+#[test]
+fn wrong_addresses_and_keys_of_a_viewer() {
+    init();
+    let key = "a".repeat(52);
+    for (uri, expected) in [
+        (
+            "icd://127.0.0.1:9".to_string(),
+            "check host, port and firewall",
+        ),
+        ("icd://no.such.host.invalid".into(), "cannot find the host"),
+        (
+            "icd://127.0.0.1:0".into(),
+            "copy the URI that icdsink shows",
+        ),
+        (format!("icd://{key}@127.0.0.1:9"), ""),
+    ] {
+        says(&format!("icdsrc uri={uri} ! fakesink"), expected);
+    }
+    says("icdsrc ! fakesink", "set uri=icd://KEY@host:port");
+    says("icdsrc uri=icd://127.0.0.1:9 timeout=500 ! fakesink", "");
+}
+
+#[test]
+fn nonsense_uris_are_refused_by_the_uri_handler() {
+    init();
+    for uri in [
+        "icd://",
+        "icd://a:b",
+        "icd://x@a",
+        "icd://a?latency=soon",
+        "icd://a?what=1",
+    ] {
+        let made = gst::Element::make_from_uri(gst::URIType::Src, uri, None);
+        assert!(made.is_err(), "{uri} was taken");
+    }
+    let good = gst::Element::make_from_uri(gst::URIType::Src, "icd://a?latency=100", None);
+    assert_eq!(good.expect("a source").property::<u32>("latency"), 100);
+    assert!(gst::Element::make_from_uri(gst::URIType::Sink, "icd://[::]:0", None).is_ok());
+}
+
+#[test]
+fn wrong_settings_of_a_seed() {
+    init();
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let port = taken.local_addr().expect("an address").port();
+    let folder = std::env::temp_dir().join(format!("icd-wrong-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let open = folder.join("open.pem");
+    std::fs::write(&open, "nonsense").expect("a file");
+    let sink = |settings: &str| format!("{SOURCE} ! icdsink {settings}");
+    says(&sink(&format!("address=127.0.0.1 port={port}")), "in use");
+    says(
+        &sink("address=192.0.2.77 port=0"),
+        "not an address of this machine",
+    );
+    says(&sink("address=somewhere port=0"), "no IP address");
+    says(
+        &sink(&format!("port=0 key-file={}", open.display())),
+        "chmod 600",
+    );
+    says(
+        &sink("port=0 key-file=/no/such/folder/key.pem"),
+        "folder exists",
+    );
+    let key = "a".repeat(52);
+    says(
+        &sink(&format!("uri=icd://{key}@127.0.0.1:0")),
+        "another key",
+    );
+    says(
+        "filesrc location=/dev/zero ! icdsink address=127.0.0.1 port=0",
+        "put a parser in front",
+    );
+}
+
+#[test]
+fn a_property_set_too_late_keeps_its_value_and_warns() {
+    init();
+    let pipeline = launch(&format!(
+        "{SOURCE} ! icdsink name=seed address=127.0.0.1 port=0"
+    ));
+    pipeline.set_state(gst::State::Paused).expect("PAUSED");
+    let seed = pipeline.by_name("seed").expect("the seed");
+    seed.set_property("buffer-time", 700u32);
+    assert!(complaint(&pipeline).contains("NULL or READY"));
+    assert_eq!(seed.property::<u32>("buffer-time"), 10_000);
+    seed.set_property("max-upload-bitrate", 5_000_000u64);
+    assert_eq!(seed.property::<u64>("max-upload-bitrate"), 5_000_000);
+    pipeline.set_state(gst::State::Null).expect("NULL");
+}
