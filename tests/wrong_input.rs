@@ -1,7 +1,7 @@
 //! What a wrong input prints: what is wrong, and what to do.
 
 use gst::prelude::*;
-use gst_icd_suite::{complaint, init, launch};
+use gst_icd_suite::{complaint, init, launch, until};
 
 /// Plays a pipeline and compares the first complaint.
 fn says(description: &str, expected: &str) {
@@ -31,12 +31,22 @@ fn wrong_addresses_and_keys_of_a_viewer() {
             "icd://127.0.0.1:0".into(),
             "copy the URI that icdsink shows",
         ),
-        (format!("icd://{key}@127.0.0.1:9"), ""),
+        (format!("icd://{key}@127.0.0.1:9"), "127.0.0.1:9"),
     ] {
         says(&format!("icdsrc uri={uri} ! fakesink"), expected);
     }
     says("icdsrc ! fakesink", "set uri=icd://KEY@host:port");
-    says("icdsrc uri=icd://127.0.0.1:9 timeout=500 ! fakesink", "");
+}
+
+#[test]
+fn a_timeout_ends_in_an_error_that_says_so() {
+    init();
+    let viewer = launch("icdsrc uri=icd://127.0.0.1:9 timeout=500 ! fakesink");
+    viewer.set_state(gst::State::Playing).expect("PLAYING");
+    until("the error", || {
+        complaint(&viewer).contains("no stream for 500 ms")
+    });
+    viewer.set_state(gst::State::Null).expect("NULL");
 }
 
 #[test]

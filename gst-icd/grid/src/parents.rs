@@ -267,10 +267,10 @@ impl Parents {
 
     /// A loan became a place to keep.
     pub fn rooted(&mut self, seed: PeerId, stripe: StripeId) {
-        if let Some(feed) = self.feeds.get_mut(stripe.index()) {
-            if feed.parent == Some(seed) {
-                feed.lease = false;
-            }
+        if let Some(feed) = self.feeds.get_mut(stripe.index())
+            && feed.parent == Some(seed)
+        {
+            feed.lease = false;
         }
     }
 

@@ -126,12 +126,12 @@ impl Rescue {
 
     /// A neighbour does not have it, or is busy: back off, doubling.
     pub fn refused(&mut self, peer: PeerId, seq: Seq, now: Instant) {
-        if let Some(pull) = self.pulls.get_mut(&seq) {
-            if pull.outstanding.is_some_and(|(asked, _)| asked == peer) {
-                pull.outstanding = None;
-                let exponent = pull.tries.saturating_sub(1).min(3) as u32;
-                pull.not_before = Some(now + Duration::from_millis(20) * 2u32.pow(exponent));
-            }
+        if let Some(pull) = self.pulls.get_mut(&seq)
+            && pull.outstanding.is_some_and(|(asked, _)| asked == peer)
+        {
+            pull.outstanding = None;
+            let exponent = pull.tries.saturating_sub(1).min(3) as u32;
+            pull.not_before = Some(now + Duration::from_millis(20) * 2u32.pow(exponent));
         }
     }
 

@@ -48,14 +48,14 @@ pub(crate) async fn dial(
         loop {
             // A packet to a port where nobody listens yet is lost, so the same address is tried
             // again while earlier attempts still run.
-            if started < addrs.len() || started % 2 == 0 {
-                if let Some(addr) = next.next() {
-                    match endpoint.connect_with(config.clone(), *addr, "icd") {
-                        Ok(connecting) => {
-                            running.spawn(connecting);
-                        }
-                        Err(error) => *last = error.to_string(),
+            if (started < addrs.len() || started % 2 == 0)
+                && let Some(addr) = next.next()
+            {
+                match endpoint.connect_with(config.clone(), *addr, "icd") {
+                    Ok(connecting) => {
+                        running.spawn(connecting);
                     }
+                    Err(error) => *last = error.to_string(),
                 }
             }
             started += 1;

@@ -115,11 +115,10 @@ impl Driver {
                     None => input_open = false,
                 },
                 () = full => {
-                    if let (Some(media), Some(item)) = (&self.media, pending.take()) {
-                        if let Err(error) = media.try_send(item) {
+                    if let (Some(media), Some(item)) = (&self.media, pending.take())
+                        && let Err(error) = media.try_send(item) {
                             pending = Some(error.into_inner());
                         }
-                    }
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
@@ -141,12 +140,12 @@ impl Driver {
     }
 
     fn take(&mut self, input: Input, carry: &mut Carry) {
-        if let Input::Disconnected { peer, .. } = &input {
-            if let Some(line) = carry.lines.remove(peer) {
-                let stats = line.connection().stats();
-                carry.closed_sent += stats.udp_tx.bytes;
-                carry.closed_received += stats.udp_rx.bytes;
-            }
+        if let Input::Disconnected { peer, .. } = &input
+            && let Some(line) = carry.lines.remove(peer)
+        {
+            let stats = line.connection().stats();
+            carry.closed_sent += stats.udp_tx.bytes;
+            carry.closed_received += stats.udp_rx.bytes;
         }
         self.node.handle(input, now());
     }

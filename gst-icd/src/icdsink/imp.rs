@@ -592,20 +592,19 @@ impl BaseSinkImpl for IcdSink {
             gst::EventView::Gap(gap) => {
                 let (at, duration) = gap.get();
                 let segment = self.obj().segment();
-                if let Ok(segment) = segment.downcast::<gst::ClockTime>() {
-                    if let (Some(at), Some(started)) =
+                if let Ok(segment) = segment.downcast::<gst::ClockTime>()
+                    && let (Some(at), Some(started)) =
                         (running(&segment, Some(at)), lock(&self.state).as_mut())
-                    {
-                        let packed = started.packer.gap(at, duration);
-                        self.offer(started, packed);
-                    }
+                {
+                    let packed = started.packer.gap(at, duration);
+                    self.offer(started, packed);
                 }
             }
             gst::EventView::CustomDownstream(_) | gst::EventView::CustomDownstreamSticky(_) => {
-                if let Some(started) = lock(&self.state).as_mut() {
-                    if let Some(packed) = started.packer.event(&event) {
-                        self.offer(started, packed);
-                    }
+                if let Some(started) = lock(&self.state).as_mut()
+                    && let Some(packed) = started.packer.event(&event)
+                {
+                    self.offer(started, packed);
                 }
             }
             gst::EventView::FlushStop(_) => {

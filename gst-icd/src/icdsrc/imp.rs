@@ -502,12 +502,10 @@ impl ElementImpl for IcdSrc {
             let resumed = unpacker.has_begun();
             unpacker.new_running_time();
             drop(unpacker);
-            if resumed {
-                if let Some(started) = lock(&self.state).as_ref() {
-                    let media = started.viewer.media();
-                    while media.try_recv().is_ok() {}
-                    started.viewer.offer(Input::Live);
-                }
+            if resumed && let Some(started) = lock(&self.state).as_ref() {
+                let media = started.viewer.media();
+                while media.try_recv().is_ok() {}
+                started.viewer.offer(Input::Live);
             }
         }
         self.parent_change_state(transition)

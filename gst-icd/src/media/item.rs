@@ -142,12 +142,12 @@ impl Reader {
             };
             let take = bytes.len().min(wanted - self.partial.len());
             self.partial.put_slice(&bytes.split_to(take));
-            if let Some(len) = length(&self.partial)? {
-                if self.partial.len() == 4 + len {
-                    let mut item = std::mem::take(&mut self.partial).freeze();
-                    let (head, data) = split(item.split_off(4))?;
-                    each(head, data);
-                }
+            if let Some(len) = length(&self.partial)?
+                && self.partial.len() == 4 + len
+            {
+                let mut item = std::mem::take(&mut self.partial).freeze();
+                let (head, data) = split(item.split_off(4))?;
+                each(head, data);
             }
         }
         Ok(())

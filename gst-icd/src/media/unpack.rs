@@ -250,10 +250,10 @@ impl Unpacker {
             return;
         }
         if let (Some(due), Some(first)) = (self.due.as_mut(), first) {
-            if self.followed {
-                if let Some(caps) = self.state.as_ref().and_then(|s| s.caps.parse().ok()) {
-                    self.out.push_back(Out::Stuck(caps));
-                }
+            if self.followed
+                && let Some(caps) = self.state.as_ref().and_then(|s| s.caps.parse().ok())
+            {
+                self.out.push_back(Out::Stuck(caps));
             }
             self.followed = true;
             due.reported = due.due(first).max(0);

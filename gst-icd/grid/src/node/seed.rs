@@ -330,10 +330,10 @@ impl Seed {
         // A viewer that knows a later life under this key: never go back. The clock of this
         // machine was set back, so this life is made the later one while nobody plays it.
         let known = hello.ticket.as_ref().and_then(|t| t.open(&*self.verifier));
-        if let Some(ticket) = known.filter(|t| t.epoch > self.epoch) {
-            if self.relay.format.is_none() {
-                self.epoch = Epoch(ticket.epoch.0 + 1);
-            }
+        if let Some(ticket) = known.filter(|t| t.epoch > self.epoch)
+            && self.relay.format.is_none()
+        {
+            self.epoch = Epoch(ticket.epoch.0 + 1);
         }
         if !self.settings.ask_admission {
             self.admit(peer, hello, now);

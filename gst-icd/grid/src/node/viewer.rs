@@ -349,10 +349,10 @@ impl Viewer {
             } => self.accept(peer, stripe, path, lease, now),
             Message::Reject { stripe, why } => {
                 self.parents.rejected(peer, stripe, now);
-                if why == NoStripe::Busy {
-                    if let Some(state) = self.relay.peers.get_mut(&peer) {
-                        state.have.spare = 0;
-                    }
+                if why == NoStripe::Busy
+                    && let Some(state) = self.relay.peers.get_mut(&peer)
+                {
+                    state.have.spare = 0;
                 }
                 self.seek_parents(now);
             }
@@ -602,17 +602,17 @@ impl Viewer {
         let before = self.parents.feed(stripe).map(|f| f.path().to_vec());
         let leave = self.parents.accepted(peer, stripe, path, lease, now);
         self.walk(leave, now);
-        if let Some((from, since)) = self.orphans.remove(&stripe) {
-            if let Some(to) = self.relay.peers.get(&peer).map(|p| p.id) {
-                self.failovers += 1;
-                let gap = now.saturating_duration_since(since);
-                self.relay.tell(Event::Failover {
-                    stripe,
-                    from,
-                    to,
-                    gap,
-                });
-            }
+        if let Some((from, since)) = self.orphans.remove(&stripe)
+            && let Some(to) = self.relay.peers.get(&peer).map(|p| p.id)
+        {
+            self.failovers += 1;
+            let gap = now.saturating_duration_since(since);
+            self.relay.tell(Event::Failover {
+                stripe,
+                from,
+                to,
+                gap,
+            });
         }
         if self.parents.feed(stripe).map(|f| f.path().to_vec()) != before {
             self.path_told(stripe);
@@ -778,12 +778,12 @@ impl Viewer {
         if hop.why == Why::Pull {
             self.rescued += 1;
         }
-        if hop.why != Why::Backlog {
-            if let Some(map) = self.clock.mapping() {
-                let lag = now.saturating_duration_since(map.local(info.time));
-                self.lag.add(lag);
-                self.recent_lag.add(lag);
-            }
+        if hop.why != Why::Backlog
+            && let Some(map) = self.clock.mapping()
+        {
+            let lag = now.saturating_duration_since(map.local(info.time));
+            self.lag.add(lag);
+            self.recent_lag.add(lag);
         }
         self.last_piece = now;
         if self.status == Status::Starving {
@@ -831,14 +831,15 @@ impl Viewer {
         let mut missing = Vec::new();
         let mut seq = position;
         while seq <= head && missing.len() < MAX_MISSING {
-            if !self.relay.window.has(seq) && (settled || seq > start_head) {
-                if let Some(due) = self.playout.due(seq, &self.relay.window, clock) {
-                    missing.push(Missing {
-                        seq,
-                        slack: due.saturating_duration_since(now),
-                        detached: self.parents.detached(seq),
-                    });
-                }
+            if !self.relay.window.has(seq)
+                && (settled || seq > start_head)
+                && let Some(due) = self.playout.due(seq, &self.relay.window, clock)
+            {
+                missing.push(Missing {
+                    seq,
+                    slack: due.saturating_duration_since(now),
+                    detached: self.parents.detached(seq),
+                });
             }
             seq = seq.plus(1);
         }
