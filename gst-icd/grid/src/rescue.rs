@@ -10,8 +10,9 @@ use crate::message::MAX_PULL;
 pub const PEERS_FROM: f64 = 0.4;
 /// ... and go to the seed at this one (notes on the algorithm, section 2: r1 and r2).
 pub const SEED_FROM: f64 = 0.2;
-const MAX_PEER_TRIES: usize = 3;
-const MAX_TRIES: usize = 8;
+const MAX_TRIES: usize = 16;
+/// When every neighbour was asked in vain, they are asked again after this time.
+const AGAIN: Duration = Duration::from_millis(100);
 const MAX_OUTSTANDING_PER_PEER: usize = 16;
 
 /// A neighbour that may have what is missing.
@@ -93,7 +94,7 @@ impl Rescue {
             {
                 continue;
             }
-            let to_seed = item.slack <= seed_from || pull.tries >= MAX_PEER_TRIES;
+            let to_seed = item.slack <= seed_from;
             let usable = |s: &&Source| {
                 load.get(&s.peer).copied().unwrap_or(0) < MAX_OUTSTANDING_PER_PEER
                     && plan.get(&s.peer).map_or(0, Vec::len) < MAX_PULL
@@ -112,6 +113,8 @@ impl Rescue {
             } else {
                 from_peer
             }) else {
+                pull.asked.clear();
+                pull.not_before = Some(now + AGAIN);
                 continue;
             };
             pull.asked.insert(source.peer);
@@ -130,7 +133,7 @@ impl Rescue {
             && pull.outstanding.is_some_and(|(asked, _)| asked == peer)
         {
             pull.outstanding = None;
-            let exponent = pull.tries.saturating_sub(1).min(3) as u32;
+            let exponent = pull.tries.saturating_sub(1).min(2) as u32;
             pull.not_before = Some(now + Duration::from_millis(20) * 2u32.pow(exponent));
         }
     }

@@ -111,9 +111,19 @@ impl Uplink {
         now: Instant,
     ) {
         let lane = self.lanes.entry(peer).or_default();
-        let known = lane.flight.contains_key(&seq) || lane.queue.values().any(|q| q.seq == seq);
-        if known || lane.queue.len() >= MAX_QUEUED {
+        if lane.flight.contains_key(&seq) {
             return;
+        }
+        // Asked for twice, it goes when the more urgent of the two would: a pull overtakes the
+        // backlog that holds the same piece.
+        let queued = lane.queue.iter().find(|(_, q)| q.seq == seq);
+        match queued.map(|(key, _)| *key) {
+            Some(key) if key.0 <= order => return,
+            Some(key) => {
+                lane.queue.remove(&key);
+            }
+            None if lane.queue.len() >= MAX_QUEUED => return,
+            None => {}
         }
         self.ticket += 1;
         let queued = Queued {
@@ -356,6 +366,19 @@ mod tests {
             .map(|t| (t.peer, t.seq.0))
             .collect();
         assert_eq!(order, [(B, 1), (A, 2), (A, 1)]);
+    }
+
+    #[test]
+    fn a_pull_overtakes_the_backlog_that_holds_the_same_piece() {
+        let now = Instant::now();
+        let mut uplink = Uplink::new(None, now);
+        push(&mut uplink, A, 1, now + 5000 * MS, now);
+        push(&mut uplink, A, 2, now + 100 * MS, now);
+        push(&mut uplink, A, 1, now, now);
+        let order: Vec<_> = std::iter::from_fn(|| uplink.next(now))
+            .map(|t| t.seq.0)
+            .collect();
+        assert_eq!(order, [1, 2]);
     }
 
     #[test]

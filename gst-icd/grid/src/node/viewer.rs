@@ -47,8 +47,9 @@ const EARLY_BYTES: usize = 8 * 1024 * 1024;
 const SETTLE: Duration = Duration::from_millis(600);
 const MAX_MISSING: usize = 256;
 const WINDOW_BYTES: usize = 64 * 1024 * 1024;
-/// What the window holds beyond the play-out delay, for children that pull.
-const WINDOW_BEYOND: Duration = Duration::from_secs(2);
+/// What the window holds beyond twice the play-out delay: the start may reach back a delay and
+/// a group of pictures, and is waited for another delay; children pull from it, too.
+const WINDOW_BEYOND: Duration = Duration::from_secs(4);
 
 /// See the module.
 #[derive(Debug)]
@@ -104,7 +105,7 @@ impl Viewer {
         now: Instant,
     ) -> Self {
         let bounds = Bounds {
-            span: settings.latency + WINDOW_BEYOND,
+            span: settings.latency * 2 + WINDOW_BEYOND,
             bytes: WINDOW_BYTES,
         };
         let verifier = settings.stream.and_then(make_verifier);
