@@ -1,0 +1,461 @@
+//! `./icd demo`: a broadcaster and viewers that relay to each other, all on this machine; one
+//! viewer is killed without warning every few seconds and another starts.
+//!
+//! Every process is a real one: `gst-launch-1.0` for the broadcaster, this program again
+//! (`--viewer`) for each viewer, so that a kill is a kill.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use gst::prelude::*;
+
+const HELP: &str =
+    "usage: ./icd demo [--headless] [--seconds N] [--viewers N] [--kill-every N] [FILE|URI]
+
+  --headless      open no window, and judge at the end: exit 0 only if nothing was lost, the
+                  seed sent at most 2.5 times the stream, and offload is at least 60 %
+  --seconds N     end after N seconds (default: at Ctrl-C; headless: 60)
+  --viewers N     viewers at a time (default 8)
+  --kill-every N  seconds between kills (default 5)
+  FILE|URI        a film; without one, a generated one with sound and a running clock";
+
+struct Options {
+    headless: bool,
+    seconds: Option<u64>,
+    viewers: usize,
+    kill_every: u64,
+    film: Option<String>,
+}
+
+fn options() -> Result<Options, String> {
+    let mut options = Options {
+        headless: false,
+        seconds: None,
+        viewers: 8,
+        kill_every: 5,
+        film: None,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut number = |name: &str| {
+            let value = args.next().unwrap_or_default();
+            value
+                .parse::<u64>()
+                .ok()
+                .filter(|n| *n > 0)
+                .ok_or(format!("{name} wants a number above zero, not {value:?}"))
+        };
+        match arg.as_str() {
+            "--headless" => options.headless = true,
+            "--seconds" => options.seconds = Some(number("--seconds")?),
+            "--viewers" => options.viewers = number("--viewers")? as usize,
+            "--kill-every" => options.kill_every = number("--kill-every")?,
+            "--help" | "-h" => return Err(String::new()),
+            flag if flag.starts_with("--") => return Err(format!("unknown option {flag}")),
+            film => options.film = Some(film.into()),
+        }
+    }
+    if options.headless && options.seconds.is_none() {
+        options.seconds = Some(60);
+    }
+    Ok(options)
+}
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("--viewer") {
+        return viewer();
+    }
+    let options = match options() {
+        Ok(options) => options,
+        Err(why) => {
+            if !why.is_empty() {
+                eprintln!("demo: {why}\n");
+            }
+            eprintln!("{HELP}");
+            return ExitCode::from(if why.is_empty() { 0 } else { 2 });
+        }
+    };
+    match run(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("demo: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a buffer is known by: a hash of its bytes.
+fn fingerprint(buffer: &gst::BufferRef) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    if let Ok(map) = buffer.map_readable() {
+        map.hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// Calls `each` with the fingerprint of every buffer that passes a pad.
+fn watch(pad: &gst::Pad, each: impl Fn(u64) + Send + Sync + 'static) {
+    let kind = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+    pad.add_probe(kind, move |_, info| {
+        match &info.data {
+            Some(gst::PadProbeData::Buffer(buffer)) => each(fingerprint(buffer)),
+            Some(gst::PadProbeData::BufferList(list)) => {
+                list.iter().for_each(|buffer| each(fingerprint(buffer)));
+            }
+            _ => {}
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// A viewer process: prints `b FINGERPRINT` for each buffer and `s …` for its figures.
+fn viewer() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(2).collect();
+    let [uri, window] = &args[..] else {
+        return ExitCode::from(2);
+    };
+    if gst::init().is_err() {
+        return ExitCode::FAILURE;
+    }
+    let sink = match window.as_str() {
+        "window" => {
+            "decodebin name=d  d. ! queue ! videoconvert ! autovideosink  d. ! queue ! audioconvert ! audioresample ! autoaudiosink"
+        }
+        _ => "fakesink sync=true",
+    };
+    let Ok(element) = gst::parse::launch(&format!(
+        "icdsrc name=src max-upload-bitrate=12000000 uri={uri} ! {sink}"
+    )) else {
+        return ExitCode::FAILURE;
+    };
+    let Ok(pipeline) = element.downcast::<gst::Pipeline>() else {
+        return ExitCode::FAILURE;
+    };
+    let Some(src) = pipeline.by_name("src") else {
+        return ExitCode::FAILURE;
+    };
+    if let Some(pad) = src.static_pad("src") {
+        watch(&pad, |print| {
+            let _ = writeln!(std::io::stdout(), "b {print:x}");
+        });
+    }
+    if pipeline.set_state(gst::State::Playing).is_err() {
+        return ExitCode::FAILURE;
+    }
+    let Some(bus) = pipeline.bus() else {
+        return ExitCode::FAILURE;
+    };
+    loop {
+        let message = bus.timed_pop(gst::ClockTime::from_seconds(1));
+        match message.as_ref().map(|m| m.view()) {
+            Some(gst::MessageView::Error(e)) => {
+                let _ = writeln!(std::io::stdout(), "e {}", e.error());
+                break;
+            }
+            Some(gst::MessageView::Eos(_)) => break,
+            Some(gst::MessageView::Latency(_)) => {
+                let _ = pipeline.recalculate_latency();
+            }
+            _ => {}
+        }
+        let stats = src.property::<gst::Structure>("stats");
+        let figure = |name: &str| stats.get::<u64>(name).unwrap_or_default();
+        let parents: Vec<String> = stats
+            .get::<gst::Array>("peers")
+            .map(|peers| {
+                let peers = peers.iter().filter_map(|p| p.get::<gst::Structure>().ok());
+                peers.filter_map(parent).collect()
+            })
+            .unwrap_or_default();
+        let _ = writeln!(
+            std::io::stdout(),
+            "s {} {} {} {} {} {}",
+            figure("bytes-from-seed"),
+            figure("bytes-from-peers"),
+            figure("lag-p50-ms"),
+            figure("lag-p99-ms"),
+            figure("pieces-lost"),
+            parents.join(",")
+        );
+    }
+    let _ = pipeline.set_state(gst::State::Null);
+    ExitCode::SUCCESS
+}
+
+/// `name:stripes` of a peer that pushes something.
+fn parent(peer: gst::Structure) -> Option<String> {
+    let stripes = peer.get::<gst::Array>("stripes-from").ok()?.len();
+    let name = match peer.get::<bool>("seed") {
+        Ok(true) => "seed".into(),
+        _ => peer.get::<String>("id").ok()?,
+    };
+    (stripes > 0).then(|| format!("{name}:{stripes}"))
+}
+
+#[derive(Debug, Default, Clone)]
+struct Figures {
+    from_seed: u64,
+    from_peers: u64,
+    lag_p50: u64,
+    lag_p99: u64,
+    parents: String,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    buffers: Vec<u64>,
+    figures: Figures,
+    error: Option<String>,
+}
+
+struct Viewer {
+    name: usize,
+    child: Child,
+    log: Arc<Mutex<Log>>,
+}
+
+impl Viewer {
+    fn start(name: usize, uri: &str, window: bool) -> Result<Self, String> {
+        let me = std::env::current_exe().map_err(|e| e.to_string())?;
+        let mut child = Command::new(me)
+            .args(["--viewer", uri, if window { "window" } else { "headless" }])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| format!("cannot start a viewer: {e}"))?;
+        let out = child.stdout.take().ok_or("no output of a viewer")?;
+        let log = Arc::new(Mutex::new(Log::default()));
+        let to = log.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                let Ok(mut log) = to.lock() else { return };
+                match line.split_once(' ') {
+                    Some(("b", print)) => {
+                        log.buffers.extend(u64::from_str_radix(print, 16).ok());
+                    }
+                    Some(("s", rest)) => {
+                        let mut parts = rest.split(' ');
+                        let mut number = || parts.next().and_then(|p| p.parse().ok()).unwrap_or(0);
+                        let (from_seed, from_peers) = (number(), number());
+                        let (lag_p50, lag_p99, _) = (number(), number(), number());
+                        log.figures = Figures {
+                            from_seed,
+                            from_peers,
+                            lag_p50,
+                            lag_p99,
+                            parents: parts.next().unwrap_or_default().into(),
+                        };
+                    }
+                    Some(("e", error)) => log.error = Some(error.into()),
+                    _ => {}
+                }
+            }
+        });
+        Ok(Self { name, child, log })
+    }
+
+    fn log<T>(&self, read: impl FnOnce(&Log) -> T) -> T {
+        read(
+            &self
+                .log
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Buffers that a viewer should have got and did not: those sent between its first and its last.
+fn lost(sent: &[u64], got: &[u64]) -> u64 {
+    let had: HashSet<u64> = got.iter().copied().collect();
+    let index = |print: &u64| sent.iter().rposition(|s| s == print);
+    // Headers in the caps come first and were sent long ago.
+    let Some(first) = got.iter().skip(2).find_map(index) else {
+        return 0;
+    };
+    let Some(last) = got.iter().rev().find_map(index) else {
+        return 0;
+    };
+    let range = sent.get(first..=last).unwrap_or_default();
+    range.iter().filter(|print| !had.contains(print)).count() as u64
+}
+
+fn broadcaster(film: Option<&str>) -> Result<gst::Pipeline, String> {
+    let encode = "x264enc tune=zerolatency speed-preset=ultrafast bitrate=2000 key-int-max=48";
+    let tail = "mpegtsmux name=mux ! identity name=in ! icdsink name=seed address=127.0.0.1 port=0";
+    let description = match film {
+        None => format!(
+            "{tail}  videotestsrc is-live=true pattern=ball ! video/x-raw,width=640,height=360,framerate=24/1 ! clockoverlay ! timeoverlay valignment=bottom ! {encode} ! h264parse ! queue ! mux.  audiotestsrc is-live=true wave=ticks ! audio/x-raw,rate=48000,channels=2 ! avenc_aac ! aacparse ! queue ! mux."
+        ),
+        Some(film) => {
+            let uri = match film.contains("://") {
+                true => film.to_string(),
+                false => gst::glib::filename_to_uri(
+                    std::fs::canonicalize(film).map_err(|e| format!("{film}: {e}"))?,
+                    None,
+                )
+                .map_err(|e| e.to_string())?
+                .to_string(),
+            };
+            format!(
+                "{tail}  uridecodebin3 uri={uri} name=d  d. ! queue ! videoconvert ! videoscale ! {encode} ! h264parse ! queue ! mux.  d. ! queue ! audioconvert ! audioresample ! avenc_aac ! aacparse ! queue ! mux."
+            )
+        }
+    };
+    gst::parse::launch(&description)
+        .map_err(|e| e.to_string())?
+        .downcast()
+        .map_err(|_| "not a pipeline".to_string())
+}
+
+fn run(options: &Options) -> Result<bool, String> {
+    gst::init().map_err(|e| e.to_string())?;
+    let display = ["DISPLAY", "WAYLAND_DISPLAY"]
+        .iter()
+        .any(|v| std::env::var_os(v).is_some());
+    let seed = broadcaster(options.film.as_deref())?;
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let to = sent.clone();
+    let pad = seed
+        .by_name("in")
+        .and_then(|e| e.static_pad("src"))
+        .ok_or("no pad")?;
+    watch(&pad, move |print| {
+        if let Ok(mut sent) = to.lock() {
+            sent.push(print);
+        }
+    });
+    seed.set_state(gst::State::Playing)
+        .map_err(|_| "the broadcaster does not start".to_string())?;
+    let sink = seed.by_name("seed").ok_or("no seed")?;
+    let uri = sink
+        .property::<Option<String>>("uri")
+        .ok_or("the seed has no URI")?;
+    println!("viewers join with {uri}");
+    let (stop, stopped) = mpsc::channel();
+    // Without a signal crate: Ctrl-C ends the whole process group, unless standard input says so.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while std::io::stdin().read_line(&mut line).is_ok_and(|n| n > 0) {
+            if line.trim() == "q" && stop.send(()).is_err() {
+                return;
+            }
+            line.clear();
+        }
+        std::thread::sleep(Duration::MAX);
+    });
+    if options.seconds.is_none() {
+        println!("q and Enter to end");
+    }
+    let start = Instant::now();
+    let mut names = 0;
+    let mut viewers = Vec::new();
+    let mut killed = 0;
+    let mut frames_lost = 0;
+    let mut totals = (0, 0);
+    let mut next_kill = start + Duration::from_secs(options.kill_every + 5);
+    let end = options.seconds.map(|s| start + Duration::from_secs(s));
+    loop {
+        if viewers.len() < options.viewers {
+            viewers.push(Viewer::start(
+                names,
+                &uri,
+                names == 0 && display && !options.headless,
+            )?);
+            names += 1;
+        }
+        if stopped.recv_timeout(Duration::from_secs(1)).is_ok()
+            || end.is_some_and(|end| Instant::now() >= end)
+        {
+            break;
+        }
+        if Instant::now() >= next_kill && viewers.len() == options.viewers {
+            next_kill += Duration::from_secs(options.kill_every);
+            let victim = viewers.remove(1 + killed % (viewers.len() - 1));
+            let name = victim.name;
+            let figures = victim.log(|log| log.figures.clone());
+            totals = (totals.0 + figures.from_seed, totals.1 + figures.from_peers);
+            drop(victim);
+            killed += 1;
+            println!("viewer {name} killed");
+        }
+        table(&viewers, start);
+        if let Some(bus) = seed.bus() {
+            if let Some(message) = bus.pop_filtered(&[gst::MessageType::Error]) {
+                return Err(format!("the broadcaster failed: {message:?}"));
+            }
+        }
+    }
+    let elapsed = start.elapsed();
+    let stats = sink.property::<gst::Structure>("stats");
+    let figure = |name: &str| stats.get::<u64>(name).unwrap_or_default();
+    let sent = sent.lock().map(|s| s.clone()).unwrap_or_default();
+    let mut lags = Vec::new();
+    for viewer in &viewers {
+        viewer.log(|log| {
+            let lost = lost(&sent, &log.buffers);
+            if lost > 0 || log.error.is_some() || log.buffers.is_empty() {
+                println!(
+                    "viewer {}: {lost} lost of {}, {:?}",
+                    viewer.name,
+                    log.buffers.len(),
+                    log.error
+                );
+            }
+            frames_lost += lost;
+            lags.push((log.figures.lag_p50, log.figures.lag_p99));
+            totals.0 += log.figures.from_seed;
+            totals.1 += log.figures.from_peers;
+        });
+    }
+    let silent = viewers
+        .iter()
+        .filter(|v| v.log(|log| log.buffers.is_empty()))
+        .count();
+    let offload = totals.1 as f64 / (totals.0 + totals.1).max(1) as f64;
+    let copies = figure("udp-bytes-sent") as f64 / figure("bytes-in").max(1) as f64;
+    lags.sort_unstable();
+    let p50 = lags.get(lags.len() / 2).map_or(0, |l| l.0);
+    let p99 = lags.iter().map(|l| l.1).max().unwrap_or(0);
+    let good = frames_lost == 0 && silent == 0 && copies <= 2.5 && offload >= 0.6;
+    println!(
+        "the seed sent {copies:.2} times the stream in {:.0} s",
+        elapsed.as_secs_f64()
+    );
+    let _ = seed.set_state(gst::State::Null);
+    println!(
+        "viewers={} killed={killed} frames_lost={frames_lost} offload={:.1}% lag_p50_ms={p50} lag_p99_ms={p99}",
+        viewers.len(),
+        offload * 100.0
+    );
+    Ok(good || !options.headless)
+}
+
+fn table(viewers: &[Viewer], start: Instant) {
+    println!("-- {:.0} s", start.elapsed().as_secs_f64());
+    for viewer in viewers {
+        viewer.log(|log| {
+            let f = &log.figures;
+            println!(
+                "viewer {:2}  lag {:4}/{:4} ms  seed {:6} kB  peers {:6} kB  from {}",
+                viewer.name,
+                f.lag_p50,
+                f.lag_p99,
+                f.from_seed / 1000,
+                f.from_peers / 1000,
+                f.parents
+            );
+        });
+    }
+}
