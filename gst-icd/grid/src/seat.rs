@@ -109,10 +109,9 @@ impl Seat {
         self.members.len()
     }
 
-    /// The shortest play-out delay, where there are enough viewers for some to feed others.
+    /// The shortest play-out delay among the viewers.
     pub fn shortest_latency(&self) -> Option<Duration> {
-        let all = self.members.values().map(|m| m.hello.latency_ms);
-        let shortest = all.min().filter(|_| self.members.len() > 2)?;
+        let shortest = self.members.values().map(|m| m.hello.latency_ms).min()?;
         Some(Duration::from_millis(u64::from(shortest)))
     }
 

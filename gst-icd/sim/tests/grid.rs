@@ -81,7 +81,7 @@ fn the_seed_sends_little_more_than_one_copy_to_twelve() {
 #[test]
 fn kills_and_freezes_are_not_seen_by_the_others() {
     for seed in 1..=5 {
-        let mut world = World::new(scenario(seed, Some(4.0)));
+        let mut world = World::new(scenario(seed, Some(2.5)));
         world.run(Duration::from_secs(3));
         let hosts: Vec<_> = (0..12)
             .map(|_| {

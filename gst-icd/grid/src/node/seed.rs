@@ -561,7 +561,10 @@ impl Seed {
             self.relay.resize(true);
             self.tend(now);
             self.check_drained();
-            self.release.set_latency(self.seat.shortest_latency());
+            // Peaks hurt where an uplink is narrow: the own one, or those of viewers that relay.
+            let narrow = self.relay.uplink.rate().is_some() || self.seat.len() > 2;
+            let shortest = self.seat.shortest_latency().filter(|_| narrow);
+            self.release.set_latency(shortest);
             let late: Vec<_> = self
                 .asking
                 .iter()
