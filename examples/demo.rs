@@ -391,10 +391,10 @@ fn run(options: &Options) -> Result<bool, String> {
             println!("viewer {name} killed");
         }
         table(&viewers, start);
-        if let Some(bus) = seed.bus() {
-            if let Some(message) = bus.pop_filtered(&[gst::MessageType::Error]) {
-                return Err(format!("the broadcaster failed: {message:?}"));
-            }
+        if let Some(bus) = seed.bus()
+            && let Some(message) = bus.pop_filtered(&[gst::MessageType::Error])
+        {
+            return Err(format!("the broadcaster failed: {message:?}"));
         }
     }
     let elapsed = start.elapsed();

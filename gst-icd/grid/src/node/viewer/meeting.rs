@@ -1,0 +1,268 @@
+//! Finding the seed and other viewers, and losing them.
+
+use super::*;
+
+impl Viewer {
+    pub(super) fn new_dial(&mut self) -> PeerId {
+        self.next_dial += 1;
+        PeerId(self.next_dial | PeerId::DIALED)
+    }
+
+    pub(super) fn connected(
+        &mut self,
+        peer: PeerId,
+        id: NodeId,
+        addr: std::net::SocketAddr,
+        now: Instant,
+    ) {
+        self.dialing.remove(&peer);
+        if self.book.banned(&id) {
+            self.relay.close(peer, Close::Fault);
+            return;
+        }
+        let is_seed = self.seed == Some(peer);
+        let (stays, twin) = self.relay.connected(peer, id, addr, now);
+        if let Some(twin) = twin {
+            self.drop_peer(twin, now);
+        }
+        if !stays {
+            return;
+        }
+        if is_seed {
+            if let Some(state) = self.relay.peers.get_mut(&peer) {
+                state.seed = true;
+            }
+            let key = StreamKey(id.0);
+            if self.verifier.is_none() {
+                self.verifier = (self.make_verifier)(key);
+                self.settings.stream = Some(key);
+                self.relay.tell(Event::Trusted(key));
+            }
+            self.fresh_clock = Some(ClockMap::new(now));
+        } else {
+            self.book.reached(id);
+            let viewers = self.relay.peers.values().filter(|p| !p.seed).count();
+            if viewers > self.settings.max_peers {
+                let full = Message::Refuse(Refusal::Full { retry_s: 10 });
+                self.relay.send(peer, &full);
+                self.relay.close(peer, Close::Refused);
+                return;
+            }
+        }
+        // Who dialed speaks first; the other answers when it knows the ticket.
+        if peer.0 & PeerId::DIALED != 0 {
+            self.greet(peer);
+            self.relay.ping(peer, now);
+        }
+    }
+
+    pub(super) fn greet(&mut self, peer: PeerId) {
+        let hello = Hello {
+            version: VERSION,
+            features: 0,
+            stream: self.settings.stream,
+            ticket: self.ticket.clone(),
+            epoch: self.relay.epoch,
+            resume: self.started.and(self.first_missing(None)),
+            latency_ms: self.settings.latency.as_millis().min(u128::from(u32::MAX)) as u32,
+            relay: self.settings.relay,
+            port: self.settings.port,
+            proof: Bytes::new(),
+        };
+        self.relay.send(peer, &Message::Hello(hello));
+    }
+
+    /// Forgets a connection without telling anybody.
+    pub(super) fn drop_peer(&mut self, peer: PeerId, now: Instant) -> Option<NodeId> {
+        let id = self.relay.peers.get(&peer).map(|p| p.id);
+        let fed: Vec<_> = self
+            .parents
+            .feeds()
+            .filter(|(_, f)| f.parent() == Some(peer))
+            .map(|(k, _)| k)
+            .collect();
+        for stripe in fed {
+            self.orphans.entry(stripe).or_insert((id, now));
+        }
+        self.parents.forget(peer, now);
+        self.relay.forget(peer).map(|p| p.id)
+    }
+
+    pub(super) fn gone(&mut self, peer: PeerId, why: &str, now: Instant) {
+        if let Some(id) = self.dialing.remove(&peer) {
+            self.book.failed(id, now);
+        }
+        if self.seed == Some(peer) {
+            if !self.relay.peers.contains_key(&peer) {
+                self.relay.tell(Event::Unreached(why.into()));
+            }
+            self.seed = None;
+            self.seed_welcomed = false;
+            if !self.refused {
+                let jitter = self.relay.rng.f64() * 0.5 + 0.75;
+                let at = now + self.redial.mul_f64(jitter);
+                self.redial_at = Some(self.redial_at.map_or(at, |set| set.max(at)));
+                self.redial = (self.redial * 2).min(LONGEST_REDIAL);
+            }
+        }
+        let Some(state) = self.relay.peers.get(&peer) else {
+            return;
+        };
+        let seed = state.seed;
+        let ready = state.ready;
+        if let Some(id) = self.drop_peer(peer, now) {
+            if !seed {
+                self.book.failed(id, now);
+            }
+            if ready {
+                let why = why.into();
+                self.relay.tell(Event::PeerRemoved { id, why });
+            }
+        }
+        self.seek_parents(now);
+    }
+
+    pub(super) fn refused_by(&mut self, peer: PeerId, seed: bool, refusal: Refusal, now: Instant) {
+        if seed {
+            if let Refusal::Full { retry_s } = refusal {
+                self.redial_at = Some(now + Duration::from_secs(u64::from(retry_s.clamp(1, 300))));
+            } else {
+                self.refused = true;
+                self.redial_at = None;
+                self.set_status(Status::Refused);
+            }
+            self.relay.tell(Event::Refused(refusal));
+        }
+        self.relay.close(peer, Close::Done);
+    }
+
+    pub(super) fn candidates(&mut self, mut list: Vec<crate::message::Candidate>, now: Instant) {
+        list.truncate(MAX_CANDIDATES);
+        self.book.named(&list, self.relay.me, now);
+        self.meet(now);
+    }
+
+    /// Another viewer says hello.
+    pub(super) fn hello(&mut self, peer: PeerId, hello: Hello, now: Instant) {
+        let id = self.relay.peers.get(&peer).map(|p| p.id);
+        let ticket = hello
+            .ticket
+            .as_ref()
+            .zip(self.verifier.as_ref())
+            .and_then(|(ticket, verifier)| ticket.open(&**verifier));
+        let good = hello.version == VERSION
+            && ticket.is_some_and(|t| Some(t.node) == id && t.epoch >= self.relay.epoch);
+        let Some(state) = self.relay.peers.get_mut(&peer) else {
+            return;
+        };
+        if !good {
+            self.relay.send(peer, &Message::Refuse(Refusal::Ticket));
+            self.relay.close(peer, Close::Refused);
+            return;
+        }
+        state.ready = true;
+        state.relays = hello.relay;
+        let (id, addr) = (state.id, state.addr);
+        if peer.0 & PeerId::DIALED == 0 {
+            self.greet(peer);
+            self.relay.ping(peer, now);
+        }
+        let have = Message::Have(self.relay.have(now));
+        self.relay.send(peer, &have);
+        self.relay.tell(Event::PeerAdded { id, addr });
+    }
+
+    /// Keeps some connections to other viewers warm.
+    pub(super) fn meet(&mut self, now: Instant) {
+        if self.ticket.is_none() || self.started.is_none() {
+            return;
+        }
+        let viewers = self.relay.peers.values().filter(|p| !p.seed).count() + self.dialing.len();
+        let wanted = WARM.min(self.settings.max_peers).saturating_sub(viewers);
+        if wanted == 0 {
+            return;
+        }
+        let connected = |id: &NodeId| {
+            self.relay.peers.values().any(|p| p.id == *id) || self.dialing.values().any(|d| d == id)
+        };
+        let list = self.book.to_dial(wanted, connected, now);
+        let short = list.len() < wanted;
+        for (id, addr) in list {
+            let peer = self.new_dial();
+            self.dialing.insert(peer, id);
+            self.relay
+                .act(Action::Dial(peer, Target::Viewer { id, addr }));
+        }
+        let due = self.find_at.is_none_or(|at| at <= now);
+        if let Some(seed) = self.seed.filter(|_| short && due && self.seed_welcomed) {
+            self.relay.send(seed, &Message::Find);
+            self.find_at = Some(now + self.find);
+            self.find = (self.find * 2).min(LONGEST_FIND);
+        } else if !short {
+            self.find = FIND;
+        }
+    }
+
+    /// Without room at any neighbour, others are worth knowing.
+    pub(super) fn meet_others(&mut self, now: Instant) {
+        let leased = self
+            .parents
+            .feeds()
+            .any(|(_, f)| f.leased() || f.parent().is_none());
+        let due = self.find_at.is_none_or(|at| at <= now);
+        if !leased || !due || self.started.is_none() {
+            return;
+        }
+        let Some(seed) = self.seed.filter(|_| self.seed_welcomed) else {
+            return;
+        };
+        let viewers: Vec<_> = self
+            .relay
+            .peers
+            .iter()
+            .filter(|(_, p)| !p.seed && p.ready)
+            .map(|(peer, p)| (*peer, p.have.spare, p.since))
+            .collect();
+        let roomy = viewers.iter().any(|(_, spare, _)| *spare > 0);
+        if viewers.len() >= WARM && !roomy {
+            // One that gives nothing and takes nothing makes place for another.
+            let useless = viewers.iter().find(|(peer, _, since)| {
+                self.parents.count(*peer) == 0
+                    && self.relay.children.stripes_of(*peer).next().is_none()
+                    && now.saturating_duration_since(*since) > LONGEST_FIND
+            });
+            if let Some((peer, ..)) = useless {
+                self.relay.close(*peer, Close::Done);
+            }
+        }
+        self.relay.send(seed, &Message::Find);
+        self.find_at = Some(now + self.find);
+        self.find = (self.find * 2).min(LONGEST_FIND);
+    }
+
+    pub(super) fn find_seed(&mut self, now: Instant) {
+        if let Some(seed) = self.seed {
+            let Some(state) = self.relay.peers.get(&seed) else {
+                return;
+            };
+            if now.saturating_duration_since(state.heard) > SEED_SILENCE {
+                self.relay.close(seed, Close::Silent);
+                self.gone(seed, "the seed is silent", now);
+            } else if state
+                .ping_sent
+                .is_none_or(|at| now.saturating_duration_since(at) >= SEED_PING)
+            {
+                self.relay.ping(seed, now);
+            }
+        } else if self.redial_at.is_some_and(|at| at <= now) && !self.playout.ended() {
+            self.redial_at = None;
+            let peer = self.new_dial();
+            self.seed = Some(peer);
+            self.dialed_at = Some(now);
+            self.relay.act(Action::Dial(peer, Target::Seed));
+            if self.started.is_none() {
+                self.set_status(Status::Connecting);
+            }
+        }
+    }
+}

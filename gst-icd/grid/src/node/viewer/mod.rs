@@ -1,0 +1,570 @@
+//! The node inside `icdsrc`.
+
+mod meeting;
+mod pieces;
+mod stripes;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::candidates::Candidates;
+use crate::clock::ClockMap;
+use crate::ids::{NodeId, PeerId, Seq, StreamKey, StripeId};
+use crate::message::{
+    Hello, MAX_CANDIDATES, Message, NoStripe, Refusal, Report, Start, VERSION, Welcome,
+};
+use crate::node::relay::Relay;
+use crate::node::{
+    Close, Event, Histogram, Input, MakeVerifier, Media, Stats, Status, Target, ViewerSettings,
+};
+use crate::parents::{Neighbour, Parents, Path, Step};
+use crate::piece::{Hop, Piece, Why, claimed};
+use crate::playout::{Next, Playout};
+use crate::record::{Beacon, Signed, StreamHeader, Ticket};
+use crate::rescue::{Missing, Rescue, Source};
+use crate::trust::Verify;
+use crate::window::{Bounds, Offered};
+
+use crate::node::Action;
+
+const TICK: Duration = Duration::from_millis(20);
+const HAVE: Duration = Duration::from_millis(500);
+const REPORT: Duration = Duration::from_secs(1);
+const PEER_PING: Duration = Duration::from_secs(2);
+const SEED_PING: Duration = Duration::from_secs(1);
+/// The seed is gone when it answers nothing for this long.
+const SEED_SILENCE: Duration = Duration::from_secs(3);
+const REDIAL: Duration = Duration::from_millis(100);
+const LONGEST_REDIAL: Duration = Duration::from_secs(1);
+/// Warm connections to other viewers (notes on transport: at most six).
+const WARM: usize = 6;
+const FIND: Duration = Duration::from_millis(200);
+const LONGEST_FIND: Duration = Duration::from_secs(3);
+/// Without a piece for this long, the viewer starves.
+const STARVING: Duration = Duration::from_secs(1);
+/// Pieces that came before the seed said where the stream begins.
+const MAX_EARLY: usize = 512;
+const EARLY_BYTES: usize = 8 * 1024 * 1024;
+/// The start's own pieces are on their way; nothing is pulled meanwhile.
+const SETTLE: Duration = Duration::from_millis(600);
+const MAX_MISSING: usize = 256;
+const WINDOW_BYTES: usize = 64 * 1024 * 1024;
+/// What the window holds beyond twice the play-out delay: the start may reach back a delay and
+/// a group of pictures, and is waited for another delay; children pull from it, too.
+const WINDOW_BEYOND: Duration = Duration::from_secs(4);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Viewer {
+    pub(super) relay: Relay,
+    settings: ViewerSettings,
+    make_verifier: MakeVerifier,
+    verifier: Option<Box<dyn Verify>>,
+    seed: Option<PeerId>,
+    seed_welcomed: bool,
+    redial_at: Option<Instant>,
+    redial: Duration,
+    refused: bool,
+    ticket: Option<Signed<Ticket>>,
+    beacon: Option<Beacon>,
+    book: Candidates,
+    dialing: BTreeMap<PeerId, NodeId>,
+    next_dial: u64,
+    dialed_at: Option<Instant>,
+    find_at: Option<Instant>,
+    find: Duration,
+    parents: Parents,
+    orphans: BTreeMap<StripeId, (Option<NodeId>, Instant)>,
+    rescue: Rescue,
+    playout: Playout,
+    clock: ClockMap,
+    fresh_clock: Option<ClockMap>,
+    early: Vec<(PeerId, Bytes)>,
+    early_bytes: usize,
+    started: Option<(Instant, Seq)>,
+    asked_header: Option<Instant>,
+    wake_media: Option<Instant>,
+    status: Status,
+    last_piece: Instant,
+    ticked: Instant,
+    have_at: Instant,
+    report_at: Instant,
+    end_told: bool,
+    from_seed: u64,
+    from_peers: u64,
+    rescued: u64,
+    failovers: u64,
+    lag: Histogram,
+    recent_lag: Histogram,
+}
+
+impl Viewer {
+    pub(super) fn new(
+        settings: ViewerSettings,
+        me: NodeId,
+        make_verifier: MakeVerifier,
+        random: u64,
+        now: Instant,
+    ) -> Self {
+        let bounds = Bounds {
+            span: settings.latency * 2 + WINDOW_BEYOND,
+            bytes: WINDOW_BYTES,
+        };
+        let verifier = settings.stream.and_then(make_verifier);
+        Self {
+            relay: Relay::new(me, bounds, Some(settings.upload), random, now),
+            playout: Playout::new(settings.latency),
+            settings,
+            make_verifier,
+            verifier,
+            seed: None,
+            seed_welcomed: false,
+            redial_at: Some(now),
+            redial: REDIAL,
+            refused: false,
+            ticket: None,
+            beacon: None,
+            book: Candidates::default(),
+            dialing: BTreeMap::new(),
+            next_dial: 0,
+            dialed_at: None,
+            find_at: None,
+            find: FIND,
+            parents: Parents::default(),
+            orphans: BTreeMap::new(),
+            rescue: Rescue::default(),
+            clock: ClockMap::new(now),
+            fresh_clock: None,
+            early: Vec::new(),
+            early_bytes: 0,
+            started: None,
+            asked_header: None,
+            wake_media: None,
+            status: Status::Connecting,
+            last_piece: now,
+            ticked: now,
+            have_at: now,
+            report_at: now,
+            end_told: false,
+            from_seed: 0,
+            from_peers: 0,
+            rescued: 0,
+            failovers: 0,
+            lag: Histogram::default(),
+            recent_lag: Histogram::default(),
+        }
+    }
+
+    fn set_status(&mut self, status: Status) {
+        if self.status != status {
+            self.status = status;
+            self.relay.tell(Event::Status(status));
+        }
+    }
+
+    pub(super) fn handle(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Connected { peer, id, addr } => self.connected(peer, id, addr, now),
+            Input::Disconnected { peer, why } => self.gone(peer, &why, now),
+            Input::Message { peer, bytes } => match Message::decode(&bytes) {
+                Ok(message) => self.message(peer, message, now),
+                Err(_) => self.relay.nonsense(peer),
+            },
+            Input::Piece { peer, bytes } => self.piece(peer, bytes, now),
+            Input::Sent {
+                peer,
+                seq,
+                delivered,
+            } => self.relay.uplink.sent(peer, seq, delivered, now),
+            Input::Upload(rate) => {
+                self.relay.uplink.set_rate(rate);
+                self.relay.resize(self.settings.relay);
+                self.shed(now);
+            }
+            Input::Live => self.playout.go_live(&self.relay.window),
+            Input::Item { .. }
+            | Input::State { .. }
+            | Input::End
+            | Input::Verdict { .. }
+            | Input::MaxViewers(_) => {}
+        }
+    }
+
+    fn message(&mut self, peer: PeerId, message: Message, now: Instant) {
+        let Some(state) = self.relay.peers.get_mut(&peer) else {
+            return;
+        };
+        state.heard = now;
+        let (ready, seed) = (state.ready, state.seed);
+        match message {
+            Message::Ping { id } => self.relay.send(peer, &Message::Pong { id, time: None }),
+            Message::Pong { id, time } => {
+                let Some(asked) = self.relay.ponged(peer, id, now) else {
+                    return;
+                };
+                if let Some(time) = time.filter(|_| seed) {
+                    let clock = self.fresh_clock.as_mut().unwrap_or(&mut self.clock);
+                    clock.sample(asked, time, now);
+                }
+            }
+            Message::Refuse(refusal) => self.refused_by(peer, seed, refusal, now),
+            Message::Welcome(welcome) if seed => self.welcome(peer, welcome, now),
+            Message::Start(start) if seed => self.start(peer, start, now),
+            Message::Hello(hello) if !seed && !ready => self.hello(peer, hello, now),
+            Message::Header(signed) => self.header(signed),
+            Message::Beacon(signed) => self.beacon(&signed),
+            _ if !ready => self.relay.nonsense(peer),
+            Message::Candidates(list) if seed => self.candidates(list, now),
+            Message::Subscribe { stripe, from, .. } => self.subscribe(peer, stripe, from, now),
+            Message::Accept {
+                stripe,
+                path,
+                lease,
+            } => self.accept(peer, stripe, path, lease, now),
+            Message::Reject { stripe, why } => {
+                self.parents.rejected(peer, stripe, now);
+                if why == NoStripe::Busy
+                    && let Some(state) = self.relay.peers.get_mut(&peer)
+                {
+                    state.have.spare = 0;
+                }
+                self.seek_parents(now);
+            }
+            Message::Path { stripe, path } => self.path(peer, stripe, path, now),
+            Message::Evict { stripe } => {
+                self.parents.evicted(peer, stripe, now);
+                self.path_lost(stripe);
+                self.seek_parents(now);
+            }
+            Message::Invite { stripe } if seed => {
+                let step = self.parents.invited(peer, stripe, now);
+                self.walk(step, now);
+            }
+            Message::Root { stripe } if seed => self.parents.rooted(peer, stripe),
+            Message::Nak(seqs) => {
+                for seq in seqs {
+                    self.rescue.refused(peer, seq, now);
+                }
+                self.pull(now);
+            }
+            message => {
+                if !self.relay.shared(peer, &message, now) && !matches!(message, Message::Bye) {
+                    self.relay.nonsense(peer);
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, peer: PeerId, welcome: Welcome, now: Instant) {
+        let Some(verifier) = &self.verifier else {
+            return;
+        };
+        let ticket = welcome.ticket.open(&**verifier);
+        if ticket.is_none_or(|t| t.node != self.relay.me) {
+            self.relay.nonsense(peer);
+            return;
+        }
+        self.ticket = Some(welcome.ticket);
+        self.seed_welcomed = true;
+        self.redial = REDIAL;
+        if let Some(state) = self.relay.peers.get_mut(&peer) {
+            state.ready = true;
+        }
+        self.beacon(&welcome.beacon);
+        self.candidates(welcome.candidates, now);
+        if self.started.is_none() {
+            self.set_status(Status::Waiting);
+        }
+    }
+
+    fn start(&mut self, peer: PeerId, start: Start, now: Instant) {
+        let Some(verifier) = &self.verifier else {
+            return;
+        };
+        let Some(header) = start.header.open(&**verifier) else {
+            self.relay.nonsense(peer);
+            return;
+        };
+        if header.epoch < self.relay.epoch {
+            return;
+        }
+        let is_new = header.epoch > self.relay.epoch;
+        let format = header.format();
+        if is_new {
+            self.relay.reset(header.epoch, format);
+            self.parents.reset(format.stripes, format.round(), now);
+            self.orphans.clear();
+            self.rescue.clear();
+            self.playout.start(start.from, start.head, now);
+            self.started = Some((now, start.head));
+            self.beacon = None;
+            self.end_told = false;
+            let mut clock = self.fresh_clock.take().unwrap_or(ClockMap::new(now));
+            clock.settle();
+            self.clock = clock;
+            self.relay.tell(Event::Epoch(header.epoch));
+        } else {
+            self.fresh_clock = None;
+        }
+        self.relay.learn_header(start.header, header);
+        self.relay.resize(self.settings.relay);
+        for k in 0..format.stripes.min(64) {
+            let orphan = self
+                .parents
+                .feed(StripeId(k))
+                .is_some_and(|f| f.parent().is_none());
+            if start.leased & (1 << k) == 0 {
+                continue;
+            }
+            if orphan {
+                self.parents.lent(peer, StripeId(k), now);
+                self.path_told(StripeId(k));
+            } else {
+                let from = self.first_missing(Some(StripeId(k))).unwrap_or_default();
+                let stripe = StripeId(k);
+                self.relay
+                    .send(peer, &Message::Unsubscribe { stripe, from });
+            }
+        }
+        self.last_piece = now;
+        self.set_status(Status::Running);
+        self.early_bytes = 0;
+        for (from, bytes) in std::mem::take(&mut self.early) {
+            self.piece(from, bytes, now);
+        }
+        self.meet(now);
+        self.seek_parents(now);
+    }
+
+    fn header(&mut self, signed: Signed<StreamHeader>) {
+        let Some(verifier) = &self.verifier else {
+            return;
+        };
+        let Some(header) = signed.open(&**verifier) else {
+            return;
+        };
+        if header.epoch == self.relay.epoch {
+            let version = header.version;
+            if self.relay.learn_header(signed.clone(), header) && version > 0 {
+                for child in self.relay.children.all() {
+                    self.relay.send(child, &Message::Header(signed.clone()));
+                }
+            }
+        }
+    }
+
+    fn beacon(&mut self, signed: &Signed<Beacon>) {
+        let Some(verifier) = &self.verifier else {
+            return;
+        };
+        let Some(beacon) = signed.open(&**verifier) else {
+            return;
+        };
+        let newer = self
+            .beacon
+            .is_none_or(|b| (b.epoch, b.time) < (beacon.epoch, beacon.time));
+        if beacon.epoch == self.relay.epoch && newer {
+            self.beacon = Some(beacon);
+            for child in self.relay.children.all() {
+                self.relay.send(child, &Message::Beacon(signed.clone()));
+            }
+        }
+    }
+
+    fn report(&mut self, now: Instant) {
+        self.report_at = now;
+        let Some(seed) = self.seed.filter(|_| self.seed_welcomed) else {
+            return;
+        };
+        let fed = self
+            .parents
+            .feeds()
+            .filter(|(_, f)| f.parent().is_some() && !f.leased())
+            .fold(0, |bits, (k, _)| bits | 1u64 << (k.0 % 64));
+        let complete = match self.playout.ended() {
+            true => Seq(u64::MAX),
+            false => self.first_missing(None).unwrap_or_default(),
+        };
+        let report = Report {
+            slots: self.relay.children.slots().min(usize::from(u16::MAX)) as u16,
+            spare: self.relay.children.spare().min(usize::from(u16::MAX)) as u16,
+            fed,
+            lag_ms: self.recent_lag.quantile(0.5).as_millis() as u16,
+            complete,
+            from_seed: self.from_seed,
+            from_peers: self.from_peers,
+            to_peers: self.relay.bytes_sent,
+            lost: self.playout.lost(),
+        };
+        self.recent_lag = Histogram::default();
+        self.relay.send(seed, &Message::Report(report));
+    }
+
+    pub(super) fn tick(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.ticked) < TICK && now != self.ticked {
+            return;
+        }
+        self.ticked = now;
+        self.find_seed(now);
+        self.seek_parents(now);
+        self.pull(now);
+        self.meet(now);
+        self.meet_others(now);
+        if now.saturating_duration_since(self.have_at) >= HAVE {
+            self.have_at = now;
+            self.relay.resize(self.settings.relay);
+            self.shed(now);
+            let have = Message::Have(self.relay.have(now));
+            let peers: Vec<_> = self
+                .relay
+                .peers
+                .iter()
+                .filter(|(_, p)| p.ready && !p.seed)
+                .map(|(peer, p)| (*peer, p.ping_sent))
+                .collect();
+            for (peer, pinged) in peers {
+                let delay_ms = self.relay.peers.get(&peer).map_or(0, |p| p.owd_ms);
+                let mut have = have.clone();
+                if let Message::Have(have) = &mut have {
+                    have.delay_ms = delay_ms;
+                }
+                self.relay.send(peer, &have);
+                if pinged.is_none_or(|at| now.saturating_duration_since(at) >= PEER_PING) {
+                    self.relay.ping(peer, now);
+                }
+                // A child that confirms nothing is frozen: its slots are worth more elsewhere.
+                if self.relay.uplink.silence(peer, now) > Duration::from_millis(2500) {
+                    self.relay.close(peer, Close::Silent);
+                }
+            }
+        }
+        if now.saturating_duration_since(self.report_at) >= REPORT {
+            self.report(now);
+        }
+        if self.status == Status::Running
+            && !self.playout.ended()
+            && now.saturating_duration_since(self.last_piece) > STARVING
+        {
+            self.set_status(Status::Starving);
+        }
+    }
+
+    pub(super) fn poll_timeout(&mut self, now: Instant) -> Instant {
+        let mut at = self.ticked + TICK;
+        at = self.wake_media.map_or(at, |t| at.min(t));
+        self.relay
+            .uplink
+            .poll_timeout(now)
+            .map_or(at, |t| at.min(t))
+    }
+
+    pub(super) fn poll_media(&mut self, now: Instant) -> Option<Media> {
+        let clock = self.clock.mapping()?;
+        self.wake_media = None;
+        loop {
+            match self.playout.next(&self.relay.window, Some(clock), now) {
+                Next::Play { piece, discont } => {
+                    return Some(Media::Payload {
+                        bytes: piece.payload(),
+                        first_item: piece.info().first_item,
+                        discont,
+                        clock,
+                    });
+                }
+                Next::Header(version) => {
+                    if let Some((_, header)) = self.relay.headers.get(&version) {
+                        let media = Media::Header {
+                            media: header.media.clone(),
+                            epoch: header.epoch,
+                            own_timeline: header.own_timeline,
+                        };
+                        self.playout.header_applied(version);
+                        return Some(media);
+                    }
+                    if !self.need_header(version, now) {
+                        return None;
+                    }
+                }
+                Next::Wait(at) => {
+                    self.wake_media = at;
+                    return None;
+                }
+                Next::End => {
+                    if std::mem::replace(&mut self.end_told, true) {
+                        return None;
+                    }
+                    self.set_status(Status::Ended);
+                    self.report(now);
+                    return Some(Media::End);
+                }
+            }
+        }
+    }
+
+    /// Asks around for a header; true if it is given up with the piece that needs it.
+    fn need_header(&mut self, version: u32, now: Instant) -> bool {
+        let position = self.playout.position().unwrap_or_default();
+        let due = self
+            .playout
+            .due(position, &self.relay.window, self.clock.mapping());
+        if due.is_some_and(|due| due + SETTLE <= now) {
+            self.playout.skip();
+            return true;
+        }
+        let again = Duration::from_millis(100);
+        if self
+            .asked_header
+            .is_none_or(|at| now.saturating_duration_since(at) >= again)
+        {
+            self.asked_header = Some(now);
+            let ready: Vec<_> = self
+                .relay
+                .peers
+                .iter()
+                .filter(|(_, p)| p.ready)
+                .map(|(p, _)| *p)
+                .collect();
+            for peer in ready {
+                self.relay.send(peer, &Message::NeedHeader { version });
+            }
+        }
+        self.wake_media = Some(now + again);
+        false
+    }
+
+    pub(super) fn stats(&self, _now: Instant) -> Stats {
+        let relay = &self.relay;
+        let from = |peer| {
+            self.parents
+                .feeds()
+                .filter(|(_, f)| f.parent() == Some(peer))
+                .map(|(k, _)| k.0)
+                .collect()
+        };
+        Stats {
+            status: self.status,
+            epoch: relay.epoch,
+            head: relay.window.head(),
+            stripes: relay.stripes(),
+            bytes_per_second: relay.window.rate().unwrap_or(0.0) as u64,
+            members: relay.peers.values().filter(|p| p.ready).count() as u64,
+            buffer_bytes: relay.window.bytes() as u64,
+            bytes_from_seed: self.from_seed,
+            bytes_from_peers: self.from_peers,
+            bytes_sent: relay.bytes_sent,
+            duplicates: relay.duplicates,
+            rescued: self.rescued,
+            lost: self.playout.lost(),
+            failovers: self.failovers,
+            expired: relay.uplink.expired,
+            slots: relay.children.slots() as u64,
+            slots_used: relay.children.used() as u64,
+            lag: self.lag.clone(),
+            clock_error: self.clock.error().unwrap_or_default(),
+            peers: relay.peer_stats(from),
+            ..Default::default()
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Pieces that come, and those that are missing.
+
+use super::*;
+
+impl Viewer {
+    /// The first piece from the play-out on that is not here, on one stripe or on all.
+    pub(super) fn first_missing(&self, stripe: Option<StripeId>) -> Option<Seq> {
+        let position = self.playout.position()?;
+        let stripes = self.relay.stripes();
+        let mut seq = position.max(self.relay.window.floor());
+        let head = self.relay.window.head().unwrap_or(seq);
+        while seq <= head {
+            let here = self.relay.window.has(seq);
+            if !here && stripe.is_none_or(|k| seq.stripe(stripes) == k) {
+                return Some(seq);
+            }
+            seq = seq.plus(1);
+        }
+        Some(seq)
+    }
+
+    pub(super) fn piece(&mut self, peer: PeerId, bytes: Bytes, now: Instant) {
+        let Some(state) = self.relay.peers.get(&peer) else {
+            return;
+        };
+        let (id, addr, seed) = (state.id, state.addr, state.seed);
+        if self.relay.format.is_none() || (seed && self.fresh_clock.is_some()) {
+            // A new life of the seed may outrun the message that announces it.
+            if seed && self.early.len() < MAX_EARLY && self.early_bytes < EARLY_BYTES {
+                self.early_bytes += bytes.len();
+                self.early.push((peer, bytes));
+            }
+            return;
+        }
+        let size = bytes.len();
+        let Some((hop, body)) = Hop::decode(bytes) else {
+            self.relay.nonsense(peer);
+            return;
+        };
+        if let Some((epoch, seq)) = claimed(&body) {
+            if epoch != self.relay.epoch {
+                return;
+            }
+            if self.relay.window.has(seq) {
+                self.relay.duplicates += 1;
+                self.relay.note_hop(peer, &hop, size, now);
+                self.parents.arrived(seq, peer, now);
+                return;
+            }
+        }
+        let Some(verifier) = &self.verifier else {
+            return;
+        };
+        let piece = match Piece::verify(body, &**verifier) {
+            Ok(piece) => piece,
+            Err(error) => {
+                self.book.ban(id, addr, now);
+                self.relay.close(peer, Close::Fault);
+                self.drop_peer(peer, now);
+                let what = error.to_string();
+                self.relay.tell(Event::Fault { id, what });
+                return;
+            }
+        };
+        let info = *piece.info();
+        self.relay.note_hop(peer, &hop, size, now);
+        if seed {
+            self.from_seed += size as u64;
+        } else {
+            self.from_peers += size as u64;
+        }
+        self.parents.arrived(info.seq, peer, now);
+        if self.relay.store(piece, Some(peer), now) != Offered::New {
+            return;
+        }
+        if hop.why == Why::Pull {
+            self.rescued += 1;
+        }
+        if hop.why != Why::Backlog
+            && let Some(map) = self.clock.mapping()
+        {
+            let lag = now.saturating_duration_since(map.local(info.time));
+            self.lag.add(lag);
+            self.recent_lag.add(lag);
+        }
+        self.last_piece = now;
+        if self.status == Status::Starving {
+            self.set_status(Status::Running);
+        }
+        if info.end {
+            self.report(now);
+        }
+    }
+
+    /// Pulls what will not come otherwise.
+    pub(super) fn pull(&mut self, now: Instant) {
+        let (Some(position), Some((since, start_head))) = (self.playout.position(), self.started)
+        else {
+            return;
+        };
+        let settled = now.saturating_duration_since(since) > SETTLE;
+        let clock = self.clock.mapping();
+        let head = self.relay.window.head().unwrap_or(position);
+        let head = head.max(self.beacon.map_or(head, |b| b.head));
+        let mut missing = Vec::new();
+        let mut seq = position;
+        while seq <= head && missing.len() < MAX_MISSING {
+            if !self.relay.window.has(seq)
+                && (settled || seq > start_head)
+                && let Some(due) = self.playout.due(seq, &self.relay.window, clock)
+            {
+                missing.push(Missing {
+                    seq,
+                    slack: due.saturating_duration_since(now),
+                    detached: self.parents.detached(seq),
+                });
+            }
+            seq = seq.plus(1);
+        }
+        let stripes = self.relay.stripes();
+        if missing.is_empty() || stripes == 0 {
+            return;
+        }
+        let peers = &self.relay.peers;
+        let sources: Vec<_> = peers
+            .iter()
+            .filter(|(_, p)| p.ready && now.saturating_duration_since(p.heard) < STARVING)
+            .map(|(peer, p)| Source {
+                peer: *peer,
+                seed: p.seed,
+                rtt: p.rtt,
+                queue: Duration::from_millis(u64::from(p.have.queue_ms)),
+            })
+            .collect();
+        // What neighbours say is up to half a second old: 25 pieces of 20 ms.
+        let knows = |peer: PeerId, seq: Seq| {
+            peers.get(&peer).is_some_and(|p| {
+                let head = p
+                    .have
+                    .heads
+                    .get(seq.stripe(stripes).index())
+                    .copied()
+                    .flatten();
+                head.is_some_and(|head| head.0 + 25 >= seq.0)
+            })
+        };
+        let plan = self
+            .rescue
+            .plan(&missing, &sources, self.settings.latency, knows, now);
+        for (peer, seqs) in plan {
+            self.relay.send(peer, &Message::Pull(seqs));
+        }
+    }
+}
