@@ -15,6 +15,7 @@ pub mod cutter;
 pub mod ids;
 pub mod message;
 pub mod node;
+pub mod opening;
 pub mod parents;
 pub mod piece;
 pub mod playout;

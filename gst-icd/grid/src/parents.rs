@@ -16,10 +16,15 @@ const PATIENCE: Duration = Duration::from_millis(60);
 const UPSTREAM_PATIENCE: Duration = Duration::from_millis(700);
 /// An orphan asks the seed after this time without finding a peer.
 const ORPHAN: Duration = Duration::from_millis(150);
+/// A stripe on loan stays with the seed until it is so many pieces behind the newest at most.
+const CAUGHT_UP: u64 = 32;
 const SEED_RETRY: Duration = Duration::from_millis(400);
 /// A peer that said no for a stripe is not asked for it again for this long.
 const REFUSED: Duration = Duration::from_millis(800);
-/// A parent that fell silent is left alone for this long.
+/// Who said nothing at all for this long is taken for dead; neighbours speak more often (the
+/// buffer maps of [`crate::node`]).
+const DEAD: Duration = Duration::from_millis(300);
+/// A parent that fell silent is left alone for this long, or until it speaks.
 const SILENT: Duration = Duration::from_secs(10);
 /// An idle stream sends a piece this often; see the cutter.
 const IDLE: Duration = crate::cutter::MAX_OPEN;
@@ -138,6 +143,7 @@ pub struct Parents {
     feeds: Vec<Feed>,
     round: Duration,
     heard: BTreeMap<PeerId, Instant>,
+    dead: BTreeMap<PeerId, Instant>,
 }
 
 impl Parents {
@@ -146,6 +152,13 @@ impl Parents {
         self.feeds = (0..stripes).map(|_| Feed::new(now)).collect();
         self.round = round;
         self.heard.clear();
+        self.dead.clear();
+    }
+
+    /// A neighbour said something: it lives.
+    pub fn spoke(&mut self, peer: PeerId, now: Instant) {
+        self.heard.insert(peer, now);
+        self.dead.remove(&peer);
     }
 
     /// All stripes.
@@ -178,7 +191,7 @@ impl Parents {
             return;
         }
         let own = seq.stripe(stripes as u8).index();
-        self.heard.insert(from, now);
+        self.spoke(from, now);
         for (k, feed) in self.feeds.iter_mut().enumerate() {
             if k == own {
                 if feed.last.is_none_or(|last| seq > last) && feed.parent == Some(from) {
@@ -277,6 +290,7 @@ impl Parents {
     /// The connection is gone.
     pub fn forget(&mut self, peer: PeerId, now: Instant) {
         self.heard.remove(&peer);
+        self.dead.remove(&peer);
         for feed in &mut self.feeds {
             if feed.parent == Some(peer) {
                 feed.detach(now);
@@ -328,6 +342,7 @@ impl Parents {
         now: Instant,
     ) -> Vec<Step> {
         let mut steps = Vec::new();
+        self.dead.retain(|_, until| *until > now);
         self.find_silence(neighbours, rng, &mut steps, now);
         let mut load: BTreeMap<PeerId, usize> = BTreeMap::new();
         for feed in &self.feeds {
@@ -356,6 +371,11 @@ impl Parents {
                 feed.pending = None;
             }
             feed.refused.retain(|_, until| *until > now);
+            // The seed still sends the past on loan; another would have to begin with it anew.
+            let caught_up = |last: Seq| newest.is_some_and(|n| last.0 + CAUGHT_UP >= n.0);
+            if feed.leased() && !feed.last.is_some_and(caught_up) {
+                continue;
+            }
             let stripe = StripeId(k as u8);
             let fresh = |n: &Neighbour| {
                 let head = n.heads.get(k).copied().flatten();
@@ -368,7 +388,8 @@ impl Parents {
             };
             let best = neighbours
                 .iter()
-                .filter(|n| !n.seed && n.spare > 0 && !feed.refused.contains_key(&n.peer))
+                .filter(|n| !n.seed && n.spare > 0 && !self.dead.contains_key(&n.peer))
+                .filter(|n| !feed.refused.contains_key(&n.peer))
                 .filter(|n| feed.parent != Some(n.peer) && fresh(n))
                 .min_by_key(|n| {
                     let load = load.get(&n.peer).copied().unwrap_or(0) as u32;
@@ -435,9 +456,7 @@ impl Parents {
                 continue;
             }
             let heard = self.heard.get(&parent).copied();
-            let alive = heard.is_some_and(|at| {
-                now.saturating_duration_since(at) < quiet.min(round + PATIENCE) + rtt
-            });
+            let alive = heard.is_some_and(|at| now.saturating_duration_since(at) < DEAD + rtt);
             if alive {
                 let patience = UPSTREAM_PATIENCE + Duration::from_millis(rng.u64(0..500));
                 if late.is_none_or(|late| late < patience) {
@@ -456,11 +475,10 @@ impl Parents {
             });
             let feed = &mut self.feeds[k];
             feed.detach(now);
-            feed.refused
-                .insert(parent, now + if alive { REFUSED } else { SILENT });
+            feed.refused.insert(parent, now + REFUSED);
             if !alive {
+                self.dead.insert(parent, now + SILENT);
                 for (other, feed) in self.feeds.iter_mut().enumerate() {
-                    feed.refused.insert(parent, now + SILENT);
                     if feed.parent == Some(parent) {
                         feed.detach(now);
                         let stripe = StripeId(other as u8);
@@ -597,7 +615,11 @@ mod tests {
         parents.reset(1, 160 * MS, now);
         parents.lent(SEED, StripeId(0), now);
         let mut rng = fastrand::Rng::with_seed(1);
-        let steps = parents.tick(&[neighbour(1, 0), neighbour(2, 1)], &mut rng, now);
+        let around = [neighbour(1, 0), neighbour(2, 1)];
+        let early = parents.tick(&around, &mut rng, now);
+        assert_eq!(early, [], "the seed sends the past first");
+        parents.arrived(Seq(1000), SEED, now);
+        let steps = parents.tick(&around, &mut rng, now);
         assert!(matches!(
             steps[..],
             [Step::Subscribe {

@@ -10,6 +10,10 @@ use crate::ids::Seq;
 use crate::piece::Piece;
 use crate::window::Window;
 
+/// Nothing is handed on before this much of the stream is here in one piece, or all that there
+/// was at the start: a late start, never a stutter.
+const FIRST: Duration = Duration::from_millis(500);
+
 /// What the play-out says about the next piece.
 #[derive(Debug)]
 pub enum Next {
@@ -100,9 +104,52 @@ impl Playout {
         self.header = version;
     }
 
+    /// The first piece from `from` on that is not here.
+    fn run_end(&self, from: Seq, window: &Window) -> Seq {
+        let run = window
+            .from(from)
+            .zip(from.0..)
+            .take_while(|(stored, seq)| stored.piece.info().seq.0 == *seq);
+        from.plus(run.count() as u64)
+    }
+
+    /// Where to begin, if enough is here. What would certainly stumble is passed over for the
+    /// next join point.
+    fn beginning(
+        &self,
+        next: Seq,
+        window: &Window,
+        clock: Option<Mapping>,
+        now: Instant,
+    ) -> Option<Seq> {
+        let head = self.grace.map_or(next, |(head, _)| head);
+        let mut from = next;
+        loop {
+            let end = self.run_end(from, window);
+            if end > from {
+                let (first, last) = (window.get(from)?, window.get(Seq(end.0 - 1))?);
+                let (first, last) = (first.piece.info(), last.piece.info());
+                if end > head || last.end || last.time.since(first.time) >= FIRST {
+                    return Some(from);
+                }
+            }
+            let overdue = self
+                .raw_due(end, window, clock)
+                .is_some_and(|due| due <= now);
+            if !overdue {
+                return None;
+            }
+            from = window.join_after(end.plus(1))?;
+        }
+    }
+
+    fn raw_due(&self, seq: Seq, window: &Window, clock: Option<Mapping>) -> Option<Instant> {
+        Some(clock?.local(window.time_of(seq)?) + self.latency)
+    }
+
     /// When a piece is due at the player, so that nobody waits for it longer.
     pub fn due(&self, seq: Seq, window: &Window, clock: Option<Mapping>) -> Option<Instant> {
-        let due = clock?.local(window.time_of(seq)?) + self.latency;
+        let due = self.raw_due(seq, window, clock)?;
         Some(match self.grace {
             Some((head, until)) if seq <= head => due.max(until),
             _ => due,
@@ -143,6 +190,16 @@ impl Playout {
             self.catch_up(next, window);
             next = self.next.unwrap_or(next);
         }
+        if !self.begun {
+            match self.beginning(next, window, clock, now) {
+                Some(at) => next = at,
+                None => {
+                    let due = self.raw_due(self.run_end(next, window), window, clock);
+                    return Next::Wait(due.filter(|due| *due > now));
+                }
+            }
+            self.next = Some(next);
+        }
         if let Some(stored) = window.get(next) {
             let info = stored.piece.info();
             if info.header != self.header && info.first_item.is_some() {
@@ -170,16 +227,8 @@ impl Playout {
         if due > now {
             return Next::Wait(Some(due));
         }
-        let mut resume = newer.piece.info().seq;
-        if self.begun {
-            self.lost += resume.0 - next.0;
-        } else {
-            // Nothing was shown yet: begin where a decoder can, a little later.
-            match window.join_after(resume) {
-                Some(join) => resume = join,
-                None => return Next::Wait(None),
-            }
-        }
+        let resume = newer.piece.info().seq;
+        self.lost += resume.0 - next.0;
         self.next = Some(resume);
         self.discont = true;
         self.next(window, clock, now)

@@ -14,6 +14,10 @@ const ROOT_SILENCE: Duration = Duration::from_millis(350);
 const CHILD_SILENCE: Duration = Duration::from_millis(2500);
 /// An invitation that is not followed lapses.
 const INVITED: Duration = Duration::from_millis(600);
+/// A report that is older says nothing about what a viewer can give.
+const REPORT_HOLDS: Duration = Duration::from_millis(2200);
+/// What was promised of the viewers' room counts until their reports know of it.
+const PROMISE_HOLDS: Duration = Duration::from_millis(1500);
 /// Places move for balance at most this often.
 const BALANCE: Duration = Duration::from_secs(1);
 
@@ -28,6 +32,8 @@ pub struct Member {
     pub hello: Hello,
     /// What it said last.
     pub report: Report,
+    /// When it said that.
+    pub reported: Option<Instant>,
     /// Since when.
     pub since: Instant,
     /// It has been told where the stream begins.
@@ -53,6 +59,7 @@ pub struct Seat {
     members: BTreeMap<PeerId, Member>,
     roots: Vec<Option<PeerId>>,
     invited: Vec<Option<(PeerId, Instant)>>,
+    promised: Vec<(usize, Instant)>,
     balanced: Instant,
     /// Most viewers; none is unlimited.
     pub max_viewers: Option<usize>,
@@ -65,6 +72,7 @@ impl Seat {
             members: BTreeMap::new(),
             roots: Vec::new(),
             invited: Vec::new(),
+            promised: Vec::new(),
             balanced: now,
             max_viewers,
         }
@@ -169,6 +177,27 @@ impl Seat {
         list.sort_by_key(|c| std::cmp::Reverse(c.spare.min(8)));
         list.truncate(MAX_CANDIDATES);
         list
+    }
+
+    /// Stripes that the other viewers can still feed, as they say.
+    pub fn spare(&self, asker: PeerId, now: Instant) -> usize {
+        let fresh = |at: Instant| now.saturating_duration_since(at) < REPORT_HOLDS;
+        let said: usize = self
+            .members
+            .iter()
+            .filter(|(peer, m)| **peer != asker && m.hello.relay && m.reported.is_some_and(fresh))
+            .map(|(_, m)| usize::from(m.report.spare))
+            .sum();
+        let holds = |at: Instant| now.saturating_duration_since(at) < PROMISE_HOLDS;
+        let promised = self.promised.iter().filter(|(_, at)| holds(*at));
+        said.saturating_sub(promised.map(|(n, _)| n).sum())
+    }
+
+    /// A newcomer was sent to the other viewers for this many stripes.
+    pub fn promise(&mut self, stripes: usize, now: Instant) {
+        self.promised
+            .retain(|(_, at)| now.saturating_duration_since(*at) < PROMISE_HOLDS);
+        self.promised.push((stripes, now));
     }
 
     fn strength(&self, peer: PeerId) -> u16 {
@@ -301,6 +330,7 @@ mod tests {
                 spare: slots,
                 ..Default::default()
             },
+            reported: None,
             since: Instant::now(),
             started: true,
         }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::ids::{Bitrate, PeerId, Seq};
+use crate::ids::{Bitrate, PeerId, Seq, StripeId};
 use crate::piece::Why;
 
 /// Bytes of packet headers, acknowledgements and stream frames per piece, and as a share
@@ -247,6 +247,14 @@ impl Uplink {
     /// Pieces that wait.
     pub fn waiting(&self) -> usize {
         self.lanes.values().map(|lane| lane.queue.len()).sum()
+    }
+
+    /// When the last of the backlog of one stripe that still waits for `peer` expires; none if
+    /// it has caught up.
+    pub fn behind(&self, peer: PeerId, stripe: StripeId, stripes: u8) -> Option<Instant> {
+        let lane = self.lanes.get(&peer)?;
+        let of_stripe = |q: &&Queued| q.why == Why::Backlog && q.seq.stripe(stripes) == stripe;
+        lane.queue.values().rev().find(of_stripe).map(|q| q.expires)
     }
 
     /// How long it would take to send all the backlog that waits, were there nothing else.

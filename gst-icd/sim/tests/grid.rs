@@ -78,31 +78,56 @@ fn the_seed_sends_little_more_than_one_copy_to_twelve() {
     assert!(x < 1.2, "the seed sent {x} times the stream");
 }
 
+/// Round trips of 50 to 150 ms, every hundredth piece sent twice.
+fn far(mut scenario: Scenario) -> Scenario {
+    scenario.link = Link {
+        least: Duration::from_millis(25),
+        most: Duration::from_millis(75),
+        loss: 0.01,
+    };
+    scenario
+}
+
+/// Twelve viewers come to a seed that carries two and a half copies, two are killed, two freeze.
+fn trouble(scenario: Scenario) -> World {
+    println!("seed {}", scenario.seed);
+    let mut world = World::new(scenario);
+    world.run(Duration::from_secs(3));
+    let hosts: Vec<_> = (0..12)
+        .map(|_| {
+            let host = world.join(share(1.5), true);
+            world.run(Duration::from_millis(750));
+            host
+        })
+        .collect();
+    world.run(Duration::from_secs(10));
+    world.kill(hosts[0]);
+    world.kill(hosts[5]);
+    world.run(Duration::from_secs(10));
+    world.freeze(hosts[3], true);
+    world.freeze(hosts[8], true);
+    world.run(Duration::from_secs(10));
+    report(&world);
+    world
+}
+
 #[test]
-fn kills_and_freezes_are_not_seen_by_the_others() {
+fn joins_kills_and_freezes_are_not_seen_by_the_others() {
     for seed in 1..=5 {
-        let mut world = World::new(scenario(seed, Some(2.5)));
-        world.run(Duration::from_secs(3));
-        let hosts: Vec<_> = (0..12)
-            .map(|_| {
-                let host = world.join(share(1.5), true);
-                world.run(Duration::from_secs(1));
-                host
-            })
-            .collect();
-        world.run(Duration::from_secs(15));
-        let before: Vec<_> = world.viewers().map(|v| v.stats.lost).collect();
-        world.kill(hosts[0]);
-        world.kill(hosts[5]);
-        world.run(Duration::from_secs(10));
-        world.freeze(hosts[3], true);
-        world.freeze(hosts[8], true);
-        world.run(Duration::from_secs(10));
-        println!("seed {seed}");
-        report(&world);
-        for (n, (v, before)) in world.viewers().zip(before).enumerate() {
-            assert!(v.down || v.stats.lost == before, "viewer {n} lost pieces");
-        }
+        nobody_lost(&trouble(scenario(seed, Some(2.5))));
+    }
+}
+
+/// Not none yet: what a dead root did not pass on is pulled by all at once, and a late pull that
+/// needs a retransmission comes too late. This holds the line at half a percent.
+#[test]
+fn far_apart_and_with_loss_little_is_lost() {
+    for seed in 1..=5 {
+        let world = trouble(far(scenario(seed, Some(2.5))));
+        let alive = || world.viewers().filter(|v| !v.down);
+        let lost: u64 = alive().map(|v| v.stats.lost).sum();
+        let played: u64 = alive().map(|v| v.played).sum();
+        assert!(lost * 200 < played, "{lost} lost, {played} played");
     }
 }
 

@@ -20,7 +20,7 @@ const PUSH_TTL: Duration = Duration::from_millis(40);
 /// Pulls are answered only by short queues.
 const PULL_QUEUE: Duration = Duration::from_millis(120);
 /// Late data must not delay fresh data: a pull yields to the pushes of the next moments.
-const PULL_BEHIND: Duration = Duration::from_millis(100);
+const PULL_BEHIND: Duration = Duration::from_secs(1800);
 /// Nonsense that is forgiven, since a later version may know it.
 const MAX_NONSENSE: u32 = 64;
 /// A piece that is not confirmed for this long is given up by the transport.
@@ -245,13 +245,38 @@ impl Relay {
             return offered;
         };
         let expires = now + format.round() + PUSH_TTL;
-        for child in self.children.of(seq.stripe(format.stripes)) {
-            if Some(child) != from {
-                self.uplink
-                    .push(child, seq, bytes, Why::Push, now, expires, now);
-            }
+        let stripe = seq.stripe(format.stripes);
+        for child in self.children.of(stripe).filter(|c| Some(*c) != from) {
+            // A newcomer on loan that still gets the past gets the present after it: its deadlines
+            // come in this order, and nobody waits for what it passes on.
+            let lent = self.children.get(child, stripe).is_some_and(|c| c.lease);
+            let behind = self.uplink.behind(child, stripe, format.stripes);
+            let (why, order, expires) = match behind.filter(|_| lent) {
+                Some(last) => (Why::Backlog, now + BEHIND, last + format.round()),
+                None => (Why::Push, now, expires),
+            };
+            self.uplink
+                .push(child, seq, bytes, why, order, expires, now);
         }
         offered
+    }
+
+    /// Sends at once what a new root missed: all that take the stripe from it wait for this.
+    pub(super) fn fill(&mut self, peer: PeerId, stripe: StripeId, from: Seq, now: Instant) {
+        let expires = now + GIVE_UP;
+        for (seq, bytes) in self.since(from, Some(stripe)) {
+            self.uplink
+                .push(peer, seq, bytes, Why::Backlog, now, expires, now);
+        }
+    }
+
+    fn since(&self, from: Seq, stripe: Option<StripeId>) -> Vec<(Seq, usize)> {
+        let stripes = self.stripes();
+        self.window
+            .from(from)
+            .map(|s| (s.piece.info().seq, s.piece.body().len()))
+            .filter(|(seq, _)| stripe.is_none_or(|k| seq.stripe(stripes) == k))
+            .collect()
     }
 
     /// Queues the recent past of a stripe (or of all) for a new child.
@@ -264,18 +289,14 @@ impl Relay {
         now: Instant,
     ) {
         let Some(format) = self.format else { return };
-        // Behind all that others wait for: a start must not delay the grid.
-        let mut order = now + BEHIND;
-        let wanted: Vec<_> = self
-            .window
-            .from(from)
-            .map(|s| (s.piece.info().seq, s.piece.body().len()))
-            .filter(|(seq, _)| stripe.is_none_or(|k| seq.stripe(format.stripes) == k))
-            .collect();
-        for (seq, bytes) in wanted {
+        let head = self.window.head().unwrap_or(from);
+        for (seq, bytes) in self.since(from, stripe) {
+            // Behind all that others wait for, since a start must not delay the grid; among
+            // those that start, as old as it is: what is due first goes first.
+            let age = format.piece * head.0.saturating_sub(seq.0).min(100_000) as u32;
+            let order = now + BEHIND.saturating_sub(age);
             self.uplink
                 .push(peer, seq, bytes, Why::Backlog, order, now + ttl, now);
-            order += format.piece / 2;
         }
     }
 

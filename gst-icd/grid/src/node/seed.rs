@@ -9,6 +9,7 @@ use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{Hello, Message, NoStripe, Refusal, Start, VERSION, Welcome};
 use crate::node::relay::Relay;
 use crate::node::{Close, Event, Input, SeedSettings, Stats};
+use crate::opening::{From, Opening, opening};
 use crate::piece::{Piece, PieceInfo};
 use crate::record::{Beacon, Signed, StreamHeader, Ticket};
 use crate::release::Release;
@@ -22,7 +23,8 @@ const BEACON: Duration = Duration::from_secs(1);
 const HELLO: Duration = Duration::from_secs(5);
 /// A ticket holds for this much of the stream.
 const TICKET: Duration = Duration::from_secs(600);
-/// More backlog than this in the uplink's queue makes newcomers wait for their start.
+/// More backlog than this in the uplink's queue makes newcomers wait for their start, unless
+/// viewers send it.
 const START_BACKLOG: Duration = Duration::from_millis(100);
 /// An answer of the application that does not come is a no.
 const VERDICT: Duration = Duration::from_secs(5);
@@ -294,6 +296,7 @@ impl Seed {
             Message::Report(report) => {
                 if let Some(member) = self.seat.member_mut(peer) {
                     member.report = report;
+                    member.reported = Some(now);
                 }
                 self.check_drained();
             }
@@ -392,6 +395,7 @@ impl Seed {
             addr,
             hello,
             report: Default::default(),
+            reported: None,
             since: now,
             started: false,
         };
@@ -418,10 +422,6 @@ impl Seed {
         let (Some(head), Some(member)) = (self.relay.window.head(), self.seat.member(peer)) else {
             return;
         };
-        // One start after the other where the uplink is narrow: a late start, never a stutter.
-        if self.relay.uplink.backlog() > START_BACKLOG {
-            return;
-        }
         let hello = member.hello.clone();
         let own_timeline = self.state.as_ref().is_some_and(|(_, own)| *own);
         let latency = Duration::from_millis(u64::from(hello.latency_ms));
@@ -429,13 +429,27 @@ impl Seed {
         let resume = hello
             .resume
             .filter(|seq| hello.epoch == self.epoch && window.first().is_some_and(|f| *seq >= f));
-        // A picture at once needs the newest join point that is due; where the uplink is tight,
-        // or the container dictates the timeline, the newest one.
-        let tight = self.relay.children.spare() < 2 * usize::from(self.relay.stripes());
-        let join = if own_timeline || tight {
-            window.newest_join()
-        } else {
-            window.join_of_age(latency, self.time(now))
+        let due = window.join_of_age(latency, self.time(now));
+        let overdue = due
+            .filter(|_| !own_timeline)
+            .and_then(|seq| window.get(seq))
+            .map(|s| self.time(now).since(s.piece.info().time))
+            .map(|age| age.saturating_sub(latency));
+        let stripes = self.relay.stripes();
+        let copy = f64::from(stripes.max(1));
+        let free = self.relay.children.spare() as f64 / copy;
+        let spare = self.seat.spare(peer, now) as f64 / copy;
+        let opening = opening(free, spare, overdue);
+        let by_seed = match opening {
+            Opening::Wait => return,
+            Opening::Grid => false,
+            // One start after the other where the uplink is narrow.
+            Opening::Seed(_) if self.relay.uplink.backlog() > START_BACKLOG => return,
+            Opening::Seed(_) => true,
+        };
+        let join = match opening {
+            Opening::Seed(From::Due) => due,
+            _ => window.newest_join(),
         };
         let Some(from) = resume.or(join) else { return };
         let from = from.min(head.plus(1));
@@ -447,8 +461,7 @@ impl Seed {
             return;
         };
         let mut leased = 0;
-        let stripes = self.relay.stripes();
-        for k in 0..stripes {
+        for k in (0..stripes).filter(|_| by_seed) {
             if self.relay.children.spare() > 0 {
                 leased |= 1 << k;
                 self.relay.children.add(peer, StripeId(k), true, now);
@@ -470,8 +483,12 @@ impl Seed {
         for header in newer {
             self.relay.send(peer, &Message::Header(header));
         }
-        let ttl = latency + Duration::from_secs(1);
-        self.relay.backlog(peer, None, from, ttl, now);
+        if by_seed {
+            let ttl = latency + Duration::from_secs(1);
+            self.relay.backlog(peer, None, from, ttl, now);
+        } else {
+            self.seat.promise(usize::from(stripes), now);
+        }
         if let Some(member) = self.seat.member_mut(peer) {
             member.started = true;
         }
@@ -509,8 +526,12 @@ impl Seed {
                 lease,
             },
         );
-        let ttl = Duration::from_secs(1);
-        self.relay.backlog(peer, Some(stripe), from, ttl, now);
+        if lease {
+            let ttl = Duration::from_secs(1);
+            self.relay.backlog(peer, Some(stripe), from, ttl, now);
+        } else {
+            self.relay.fill(peer, stripe, from, now);
+        }
         self.place(place.flatten());
     }
 

@@ -178,7 +178,13 @@ impl Viewer {
             return;
         }
         let viewers = self.relay.peers.values().filter(|p| !p.seed).count() + self.dialing.len();
-        let wanted = WARM.min(self.settings.max_peers).saturating_sub(viewers);
+        // With too few to choose from (those known may all be fed through this node), more.
+        let lacks = self
+            .parents
+            .feeds()
+            .any(|(_, f)| f.leased() || f.parent().is_none());
+        let warm = if lacks { WARM * 2 } else { WARM };
+        let wanted = warm.min(self.settings.max_peers).saturating_sub(viewers);
         if wanted == 0 {
             return;
         }

@@ -30,8 +30,11 @@ use crate::window::{Bounds, Offered};
 use crate::node::Action;
 
 const TICK: Duration = Duration::from_millis(20);
-const HAVE: Duration = Duration::from_millis(500);
+/// Says what this node has, and that it lives.
+const HAVE: Duration = Duration::from_millis(200);
 const REPORT: Duration = Duration::from_secs(1);
+/// What it can give changed: newcomers may wait for it.
+const REPORT_SOON: Duration = Duration::from_millis(250);
 const PEER_PING: Duration = Duration::from_secs(2);
 const SEED_PING: Duration = Duration::from_secs(1);
 /// The seed is gone when it answers nothing for this long.
@@ -91,6 +94,7 @@ pub(super) struct Viewer {
     ticked: Instant,
     have_at: Instant,
     report_at: Instant,
+    reported_room: (usize, usize),
     end_told: bool,
     from_seed: u64,
     from_peers: u64,
@@ -147,6 +151,7 @@ impl Viewer {
             ticked: now,
             have_at: now,
             report_at: now,
+            reported_room: (0, 0),
             end_told: false,
             from_seed: 0,
             from_peers: 0,
@@ -198,6 +203,7 @@ impl Viewer {
         };
         state.heard = now;
         let (ready, seed) = (state.ready, state.seed);
+        self.parents.spoke(peer, now);
         match message {
             Message::Ping { id } => self.relay.send(peer, &Message::Pong { id, time: None }),
             Message::Pong { id, time } => {
@@ -336,6 +342,8 @@ impl Viewer {
         }
         self.meet(now);
         self.seek_parents(now);
+        // The next newcomer may be sent here.
+        self.report(now);
     }
 
     fn header(&mut self, signed: Signed<StreamHeader>) {
@@ -398,6 +406,7 @@ impl Viewer {
             to_peers: self.relay.bytes_sent,
             lost: self.playout.lost(),
         };
+        self.reported_room = (self.relay.children.slots(), self.relay.children.spare());
         self.recent_lag = Histogram::default();
         self.relay.send(seed, &Message::Report(report));
     }
@@ -440,7 +449,10 @@ impl Viewer {
                 }
             }
         }
-        if now.saturating_duration_since(self.report_at) >= REPORT {
+        let children = &self.relay.children;
+        let news = self.reported_room != (children.slots(), children.spare());
+        let again = if news { REPORT_SOON } else { REPORT };
+        if now.saturating_duration_since(self.report_at) >= again {
             self.report(now);
         }
         if self.status == Status::Running

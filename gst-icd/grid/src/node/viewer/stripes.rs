@@ -121,10 +121,7 @@ impl Viewer {
                     let from = match fed.and_then(|f| f.last()) {
                         // Somebody still feeds it: the rest is on its way from there.
                         Some(last) => last.plus(1),
-                        None if fed.is_some() => self
-                            .started
-                            .map(|(_, head)| head.plus(1))
-                            .unwrap_or_default(),
+                        // Nothing came yet, and what waits there is cancelled with it.
                         None => self.first_missing(Some(stripe)).unwrap_or_default(),
                     };
                     let message = Message::Subscribe {
