@@ -4,14 +4,13 @@
 //! Every process is a real one: `gst-launch-1.0` for the broadcaster, this program again
 //! (`--viewer`) for each viewer, so that a kill is a kill.
 
-use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
+use gst_icd_suite::account::{account, fingerprint};
 
 const HELP: &str =
     "usage: ./icd demo [--headless] [--seconds N] [--viewers N] [--kill-every N] [FILE|URI]
@@ -89,13 +88,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a buffer is known by: a hash of its bytes.
-fn fingerprint(buffer: &gst::BufferRef) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    if let Ok(map) = buffer.map_readable() {
-        map.hash(&mut hasher);
-    }
-    hasher.finish()
+fn print(buffer: &gst::BufferRef) -> u64 {
+    buffer.map_readable().map_or(0, |map| fingerprint(&map))
 }
 
 /// Calls `each` with the fingerprint of every buffer that passes a pad.
@@ -103,9 +97,9 @@ fn watch(pad: &gst::Pad, each: impl Fn(u64) + Send + Sync + 'static) {
     let kind = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
     pad.add_probe(kind, move |_, info| {
         match &info.data {
-            Some(gst::PadProbeData::Buffer(buffer)) => each(fingerprint(buffer)),
+            Some(gst::PadProbeData::Buffer(buffer)) => each(print(buffer)),
             Some(gst::PadProbeData::BufferList(list)) => {
-                list.iter().for_each(|buffer| each(fingerprint(buffer)));
+                list.iter().for_each(|buffer| each(print(buffer)));
             }
             _ => {}
         }
@@ -215,6 +209,7 @@ struct Log {
 
 struct Viewer {
     name: usize,
+    born: Instant,
     child: Child,
     log: Arc<Mutex<Log>>,
 }
@@ -256,7 +251,12 @@ impl Viewer {
                 }
             }
         });
-        Ok(Self { name, child, log })
+        Ok(Self {
+            name,
+            born: Instant::now(),
+            child,
+            log,
+        })
     }
 
     fn log<T>(&self, read: impl FnOnce(&Log) -> T) -> T {
@@ -276,19 +276,58 @@ impl Drop for Viewer {
     }
 }
 
-/// Buffers that a viewer should have got and did not: those sent between its first and its last.
-fn lost(sent: &[u64], got: &[u64]) -> u64 {
-    let had: HashSet<u64> = got.iter().copied().collect();
-    let index = |print: &u64| sent.iter().rposition(|s| s == print);
-    // Headers in the caps come first and were sent long ago.
-    let Some(first) = got.iter().skip(2).find_map(index) else {
-        return 0;
-    };
-    let Some(last) = got.iter().rev().find_map(index) else {
-        return 0;
-    };
-    let range = sent.get(first..=last).unwrap_or_default();
-    range.iter().filter(|print| !had.contains(print)).count() as u64
+/// What was sent, and when.
+type Sent = Arc<Mutex<Vec<(u64, Instant)>>>;
+
+/// What was sent this long before a viewer's end should have reached it.
+const DUE: Duration = Duration::from_secs(3);
+/// A viewer that lived this long should have begun.
+const BEGUN: Duration = Duration::from_secs(8);
+
+/// What the viewers make together.
+#[derive(Debug, Default)]
+struct Totals {
+    from_seed: u64,
+    from_peers: u64,
+    lost: usize,
+    /// Viewers that got nothing, or what was not sent, or failed.
+    bad: usize,
+}
+
+impl Totals {
+    /// Closes the account of a viewer whose life ends now.
+    fn close(&mut self, viewer: &Viewer, sent: &Sent) {
+        let sent = sent.lock().map(|s| s.clone()).unwrap_or_default();
+        let now = Instant::now();
+        let due = sent.partition_point(|(_, at)| *at + DUE <= now);
+        let prints: Vec<u64> = sent.iter().map(|(print, _)| *print).collect();
+        viewer.log(|log| {
+            let account = account(&prints, &log.buffers, due);
+            let old = viewer.born.elapsed() > BEGUN;
+            let bad = (account.first.is_none() && old) || account.foreign > 0;
+            if bad && account.first.is_none() && log.buffers.is_empty() {
+                println!("viewer {} received nothing", viewer.name);
+            }
+            // The start is looked for among what was sent; too little of it tells nothing.
+            let young = account.first.is_none() && !old;
+            let (lost, foreign) = match young {
+                true => (0, 0),
+                false => (account.lost, account.foreign),
+            };
+            if lost > 0 || foreign > 0 || log.error.is_some() {
+                println!(
+                    "viewer {}: {lost} lost and {foreign} not as sent, of {}; {}",
+                    viewer.name,
+                    log.buffers.len(),
+                    log.error.as_deref().unwrap_or("no error")
+                );
+            }
+            self.lost += lost;
+            self.bad += usize::from((bad && !young) || log.error.is_some());
+            self.from_seed += log.figures.from_seed;
+            self.from_peers += log.figures.from_peers;
+        });
+    }
 }
 
 fn broadcaster(film: Option<&str>) -> Result<gst::Pipeline, String> {
@@ -325,7 +364,7 @@ fn run(options: &Options) -> Result<bool, String> {
         .iter()
         .any(|v| std::env::var_os(v).is_some());
     let seed = broadcaster(options.film.as_deref())?;
-    let sent = Arc::new(Mutex::new(Vec::new()));
+    let sent = Sent::default();
     let to = sent.clone();
     let pad = seed
         .by_name("in")
@@ -333,7 +372,7 @@ fn run(options: &Options) -> Result<bool, String> {
         .ok_or("no pad")?;
     watch(&pad, move |print| {
         if let Ok(mut sent) = to.lock() {
-            sent.push(print);
+            sent.push((print, Instant::now()));
         }
     });
     seed.set_state(gst::State::Playing)
@@ -362,8 +401,7 @@ fn run(options: &Options) -> Result<bool, String> {
     let mut names = 0;
     let mut viewers = Vec::new();
     let mut killed = 0;
-    let mut frames_lost = 0;
-    let mut totals = (0, 0);
+    let mut totals = Totals::default();
     let mut next_kill = start + Duration::from_secs(options.kill_every + 5);
     let end = options.seconds.map(|s| start + Duration::from_secs(s));
     loop {
@@ -384,8 +422,7 @@ fn run(options: &Options) -> Result<bool, String> {
             next_kill += Duration::from_secs(options.kill_every);
             let victim = viewers.remove(1 + killed % (viewers.len() - 1));
             let name = victim.name;
-            let figures = victim.log(|log| log.figures.clone());
-            totals = (totals.0 + figures.from_seed, totals.1 + figures.from_peers);
+            totals.close(&victim, &sent);
             drop(victim);
             killed += 1;
             println!("viewer {name} killed");
@@ -400,35 +437,18 @@ fn run(options: &Options) -> Result<bool, String> {
     let elapsed = start.elapsed();
     let stats = sink.property::<gst::Structure>("stats");
     let figure = |name: &str| stats.get::<u64>(name).unwrap_or_default();
-    let sent = sent.lock().map(|s| s.clone()).unwrap_or_default();
     let mut lags = Vec::new();
     for viewer in &viewers {
-        viewer.log(|log| {
-            let lost = lost(&sent, &log.buffers);
-            if lost > 0 || log.error.is_some() || log.buffers.is_empty() {
-                println!(
-                    "viewer {}: {lost} lost of {}, {:?}",
-                    viewer.name,
-                    log.buffers.len(),
-                    log.error
-                );
-            }
-            frames_lost += lost;
-            lags.push((log.figures.lag_p50, log.figures.lag_p99));
-            totals.0 += log.figures.from_seed;
-            totals.1 += log.figures.from_peers;
-        });
+        totals.close(viewer, &sent);
+        lags.push(viewer.log(|log| (log.figures.lag_p50, log.figures.lag_p99)));
     }
-    let silent = viewers
-        .iter()
-        .filter(|v| v.log(|log| log.buffers.is_empty()))
-        .count();
-    let offload = totals.1 as f64 / (totals.0 + totals.1).max(1) as f64;
+    let frames_lost = totals.lost;
+    let offload = totals.from_peers as f64 / (totals.from_seed + totals.from_peers).max(1) as f64;
     let copies = figure("udp-bytes-sent") as f64 / figure("bytes-in").max(1) as f64;
     lags.sort_unstable();
     let p50 = lags.get(lags.len() / 2).map_or(0, |l| l.0);
     let p99 = lags.iter().map(|l| l.1).max().unwrap_or(0);
-    let good = frames_lost == 0 && silent == 0 && copies <= 2.5 && offload >= 0.6;
+    let good = frames_lost == 0 && totals.bad == 0 && copies <= 2.5 && offload >= 0.6;
     println!(
         "the seed sent {copies:.2} times the stream in {:.0} s",
         elapsed.as_secs_f64()

@@ -1,0 +1,110 @@
+//! What a viewer lost: what it received, laid against what was sent, in order.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// What a slice of the stream is known by.
+pub fn fingerprint(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The fingerprints of the packets of an MPEG transport stream; a torn last one is left out.
+pub fn packets(stream: &[u8]) -> Vec<u64> {
+    stream.chunks_exact(188).map(fingerprint).collect()
+}
+
+/// How a viewer fared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Account {
+    /// Sent between the first and the last that came, and not received; and everything that
+    /// should have come after the last.
+    pub lost: usize,
+    /// Received, but not sent there: doubled, out of order, or never sent.
+    pub foreign: usize,
+    /// Where in what was sent the viewer began; none if it received nothing of it.
+    pub first: Option<usize>,
+}
+
+/// So many in a row tell where a viewer began: single ones may be alike.
+const RUN: usize = 8;
+
+/// Lays `got` against `sent`. Whatever of `sent` comes before `due` should have arrived.
+pub fn account(sent: &[u64], got: &[u64], due: usize) -> Account {
+    let begins = |at: &usize| {
+        let run = RUN.min(got.len());
+        run > 0 && sent.get(*at..*at + run) == got.get(..run)
+    };
+    // The newest place, should there be several.
+    let Some(first) = (0..sent.len()).rev().find(begins) else {
+        return Account {
+            lost: 0,
+            foreign: got.len(),
+            first: None,
+        };
+    };
+    let (mut at, mut lost, mut foreign) = (first, 0, 0);
+    for print in got {
+        match sent[at..].iter().position(|s| s == print) {
+            Some(skipped) => {
+                lost += skipped;
+                at += skipped + 1;
+            }
+            None => foreign += 1,
+        }
+    }
+    Account {
+        lost: lost + due.saturating_sub(at),
+        foreign,
+        first: Some(first),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent() -> Vec<u64> {
+        (0..100).collect()
+    }
+
+    fn of(got: &[u64], due: usize) -> (usize, usize) {
+        let account = account(&sent(), got, due);
+        (account.lost, account.foreign)
+    }
+
+    #[test]
+    fn a_whole_slice_is_no_loss() {
+        let got: Vec<u64> = (20..90).collect();
+        assert_eq!(of(&got, 90), (0, 0));
+        assert_eq!(account(&sent(), &got, 90).first, Some(20));
+    }
+
+    #[test]
+    fn a_hole_and_a_stall_are_losses() {
+        let holed: Vec<u64> = (20..50).chain(53..90).collect();
+        assert_eq!(of(&holed, 90), (3, 0));
+        let stalled: Vec<u64> = (20..50).collect();
+        assert_eq!(of(&stalled, 90), (40, 0));
+    }
+
+    #[test]
+    fn a_repetition_and_what_was_never_sent_are_foreign() {
+        let twice: Vec<u64> = (20..50).chain(40..50).collect();
+        assert_eq!(of(&twice, 50), (0, 10));
+        let forged: Vec<u64> = (20..50).chain([1000]).collect();
+        assert_eq!(of(&forged, 50), (0, 1));
+    }
+
+    #[test]
+    fn an_equal_one_does_not_stand_for_another() {
+        let sent: Vec<u64> = (0..40).map(|n| if n % 10 == 9 { 7 } else { n }).collect();
+        let got: Vec<u64> = sent[..19].iter().chain(&sent[20..]).copied().collect();
+        assert_eq!(account(&sent, &got, 40).lost, 1);
+    }
+
+    #[test]
+    fn nothing_of_it_is_all_foreign() {
+        assert_eq!(account(&sent(), &[5000, 5001], 0).first, None);
+    }
+}

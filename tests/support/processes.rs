@@ -1,0 +1,148 @@
+//! Broadcasters and viewers as processes of their own, killed and stopped like real ones.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::account::{Account, account, packets};
+use crate::until;
+
+/// A film as an MPEG transport stream of known length, noise so that its rate is even.
+#[derive(Debug)]
+pub struct Film {
+    /// Where.
+    pub path: PathBuf,
+    /// Bits per second.
+    pub rate: u64,
+}
+
+impl Film {
+    /// Encodes one with a key frame every two seconds.
+    pub fn make(dir: &Path, seconds: u64) -> Self {
+        let path = dir.join("film.ts");
+        let made = Command::new("gst-launch-1.0")
+            .arg("-q")
+            .args(
+                format!(
+                    "videotestsrc num-buffers={} pattern=snow ! video/x-raw,width=160,height=120,framerate=25/1 ! x264enc tune=zerolatency speed-preset=ultrafast bitrate=1500 key-int-max=50 ! h264parse ! mpegtsmux alignment=7 ! filesink location={}",
+                    seconds * 25,
+                    path.display()
+                )
+                .split_whitespace(),
+            )
+            .status()
+            .expect("gst-launch-1.0 runs");
+        assert!(made.success(), "the film is made");
+        let bytes = std::fs::metadata(&path).expect("the film").len();
+        Self {
+            path,
+            rate: bytes * 8 / seconds,
+        }
+    }
+}
+
+/// A `gst-launch-1.0` that is killed when this goes.
+#[derive(Debug)]
+pub struct Launched {
+    child: Child,
+    file: PathBuf,
+}
+
+impl Launched {
+    /// Runs a pipeline; `prefix` goes before the program. `file` is what the pipeline writes.
+    pub fn run(prefix: &[String], pipeline: &str, file: &Path) -> Self {
+        let mut words: Vec<&str> = prefix.iter().map(String::as_str).collect();
+        words.extend(["gst-launch-1.0", "-q"]);
+        words.extend(pipeline.split_whitespace());
+        let log = std::fs::File::create(file.with_extension("log")).expect("a log");
+        let child = Command::new(words[0])
+            .args(&words[1..])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .env_remove("G_DEBUG")
+            .spawn()
+            .expect("gst-launch-1.0 runs");
+        Self {
+            child,
+            file: file.into(),
+        }
+    }
+
+    /// A broadcaster of a film in real time, that writes down what it sends.
+    pub fn seed(prefix: &[String], film: &Film, settings: &str, file: &Path) -> Self {
+        let pipeline = format!(
+            "filesrc location={} ! tsparse set-timestamps=true alignment=7 ! tee name=t ! queue ! icdsink {settings} t. ! queue ! filesink sync=true buffer-mode=unbuffered location={}",
+            film.path.display(),
+            file.display()
+        );
+        let seed = Self::run(prefix, &pipeline, file);
+        until("the seed sends", || seed.written() > 0);
+        seed
+    }
+
+    /// A viewer that writes what it receives.
+    pub fn viewer(prefix: &[String], settings: &str, file: &Path) -> Self {
+        let pipeline = format!(
+            "icdsrc {settings} ! filesink sync=false buffer-mode=unbuffered location={}",
+            file.display()
+        );
+        Self::run(prefix, &pipeline, file)
+    }
+
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        std::fs::metadata(&self.file).map_or(0, |m| m.len())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([format!("-{name}"), self.child.id().to_string()])
+            .status();
+        assert!(sent.is_ok_and(|s| s.success()), "a signal is sent");
+    }
+
+    /// How a viewer fared against what the seed sent: all but the last `margin` bytes of it
+    /// should be here.
+    pub fn account(&self, seed: &Self, margin: u64) -> Account {
+        let sent = packets(&std::fs::read(&seed.file).unwrap_or_default());
+        let got = packets(&std::fs::read(&self.file).unwrap_or_default());
+        let due = sent.len().saturating_sub((margin / 188) as usize);
+        account(&sent, &got, due)
+    }
+
+    /// What it said on standard error.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.file.with_extension("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A directory that goes with the test.
+#[derive(Debug)]
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    /// Makes one; `name` tells it from those of other tests.
+    pub fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("icd-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a scratch directory");
+        Self(path)
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
