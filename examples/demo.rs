@@ -5,6 +5,7 @@
 //! (`--viewer`) for each viewer, so that a kill is a kill.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -135,7 +136,10 @@ fn viewer() -> ExitCode {
     };
     if let Some(pad) = src.static_pad("src") {
         watch(&pad, |print| {
-            let _ = writeln!(std::io::stdout(), "b {print:x}");
+            // Nobody listens: the demo was killed.
+            if writeln!(std::io::stdout(), "b {print:x}").is_err() {
+                std::process::exit(1);
+            }
         });
     }
     if pipeline.set_state(gst::State::Playing).is_err() {
@@ -221,6 +225,8 @@ impl Viewer {
             .args(["--viewer", uri, if window { "window" } else { "headless" }])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
+            // Ctrl-C is for the demo, which ends them.
+            .process_group(0)
             .spawn()
             .map_err(|e| format!("cannot start a viewer: {e}"))?;
         let out = child.stdout.take().ok_or("no output of a viewer")?;
@@ -358,6 +364,21 @@ fn broadcaster(film: Option<&str>) -> Result<gst::Pipeline, String> {
         .map_err(|_| "not a pipeline".to_string())
 }
 
+/// Hears of Ctrl-C, so that the summary is still printed.
+fn on_interrupt() -> Result<mpsc::Receiver<()>, String> {
+    let (stop, stopped) = mpsc::sync_channel(1);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| e.to_string())?;
+    std::thread::spawn(move || {
+        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+            let _ = stop.send(());
+        }
+    });
+    Ok(stopped)
+}
+
 fn run(options: &Options) -> Result<bool, String> {
     gst::init().map_err(|e| e.to_string())?;
     let display = ["DISPLAY", "WAYLAND_DISPLAY"]
@@ -382,20 +403,9 @@ fn run(options: &Options) -> Result<bool, String> {
         .property::<Option<String>>("uri")
         .ok_or("the seed has no URI")?;
     println!("viewers join with {uri}");
-    let (stop, stopped) = mpsc::channel();
-    // Without a signal crate: Ctrl-C ends the whole process group, unless standard input says so.
-    std::thread::spawn(move || {
-        let mut line = String::new();
-        while std::io::stdin().read_line(&mut line).is_ok_and(|n| n > 0) {
-            if line.trim() == "q" && stop.send(()).is_err() {
-                return;
-            }
-            line.clear();
-        }
-        std::thread::sleep(Duration::MAX);
-    });
+    let stopped = on_interrupt()?;
     if options.seconds.is_none() {
-        println!("q and Enter to end");
+        println!("Ctrl-C to end");
     }
     let start = Instant::now();
     let mut names = 0;

@@ -29,14 +29,20 @@ pub struct Account {
 /// So many in a row tell where a viewer began: single ones may be alike.
 const RUN: usize = 8;
 
+/// Headers that the caps hold come first, and were sent long ago.
+const HEADERS: usize = 4;
+
 /// Lays `got` against `sent`. Whatever of `sent` comes before `due` should have arrived.
 pub fn account(sent: &[u64], got: &[u64], due: usize) -> Account {
-    let begins = |at: &usize| {
-        let run = RUN.min(got.len());
-        run > 0 && sent.get(*at..*at + run) == got.get(..run)
+    let begins = |got: &[u64]| {
+        let run = got
+            .get(..RUN.min(got.len()))
+            .filter(|run| !run.is_empty())?;
+        // The newest place, should there be several.
+        sent.windows(run.len()).rposition(|here| here == run)
     };
-    // The newest place, should there be several.
-    let Some(first) = (0..sent.len()).rev().find(begins) else {
+    let begin = (0..=HEADERS.min(got.len())).find_map(|n| Some((n, begins(&got[n..])?)));
+    let Some((headers, first)) = begin else {
         return Account {
             lost: 0,
             foreign: got.len(),
@@ -44,7 +50,7 @@ pub fn account(sent: &[u64], got: &[u64], due: usize) -> Account {
         };
     };
     let (mut at, mut lost, mut foreign) = (first, 0, 0);
-    for print in got {
+    for print in &got[headers..] {
         match sent[at..].iter().position(|s| s == print) {
             Some(skipped) => {
                 lost += skipped;
@@ -101,6 +107,13 @@ mod tests {
         let sent: Vec<u64> = (0..40).map(|n| if n % 10 == 9 { 7 } else { n }).collect();
         let got: Vec<u64> = sent[..19].iter().chain(&sent[20..]).copied().collect();
         assert_eq!(account(&sent, &got, 40).lost, 1);
+    }
+
+    #[test]
+    fn headers_of_the_caps_come_before() {
+        let got: Vec<u64> = [0, 1].into_iter().chain(20..90).collect();
+        assert_eq!(of(&got, 90), (0, 0));
+        assert_eq!(account(&sent(), &got, 90).first, Some(20));
     }
 
     #[test]

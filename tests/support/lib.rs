@@ -1,7 +1,6 @@
 //! What the tests of the plugin share: finding it, feeding it, recording what comes out.
 
 pub mod account;
-pub mod namespaces;
 pub mod processes;
 
 use std::sync::{Arc, Mutex, Once};

@@ -48,14 +48,12 @@ pub struct Launched {
 }
 
 impl Launched {
-    /// Runs a pipeline; `prefix` goes before the program. `file` is what the pipeline writes.
-    pub fn run(prefix: &[String], pipeline: &str, file: &Path) -> Self {
-        let mut words: Vec<&str> = prefix.iter().map(String::as_str).collect();
-        words.extend(["gst-launch-1.0", "-q"]);
-        words.extend(pipeline.split_whitespace());
+    /// Runs a pipeline. `file` is what the pipeline writes.
+    pub fn run(pipeline: &str, file: &Path) -> Self {
         let log = std::fs::File::create(file.with_extension("log")).expect("a log");
-        let child = Command::new(words[0])
-            .args(&words[1..])
+        let child = Command::new("gst-launch-1.0")
+            .arg("-q")
+            .args(pipeline.split_whitespace())
             .stdout(Stdio::null())
             .stderr(log)
             .env_remove("G_DEBUG")
@@ -68,24 +66,24 @@ impl Launched {
     }
 
     /// A broadcaster of a film in real time, that writes down what it sends.
-    pub fn seed(prefix: &[String], film: &Film, settings: &str, file: &Path) -> Self {
+    pub fn seed(film: &Film, settings: &str, file: &Path) -> Self {
         let pipeline = format!(
             "filesrc location={} ! tsparse set-timestamps=true alignment=7 ! tee name=t ! queue ! icdsink {settings} t. ! queue ! filesink sync=true buffer-mode=unbuffered location={}",
             film.path.display(),
             file.display()
         );
-        let seed = Self::run(prefix, &pipeline, file);
+        let seed = Self::run(&pipeline, file);
         until("the seed sends", || seed.written() > 0);
         seed
     }
 
     /// A viewer that writes what it receives.
-    pub fn viewer(prefix: &[String], settings: &str, file: &Path) -> Self {
+    pub fn viewer(settings: &str, file: &Path) -> Self {
         let pipeline = format!(
             "icdsrc {settings} ! filesink sync=false buffer-mode=unbuffered location={}",
             file.display()
         );
-        Self::run(prefix, &pipeline, file)
+        Self::run(&pipeline, file)
     }
 
     /// Bytes written so far.
