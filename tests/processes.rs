@@ -2,19 +2,11 @@
 
 use std::time::Duration;
 
-use gst_icd_suite::init;
 use gst_icd_suite::processes::{Film, Launched, Scratch};
+use gst_icd_suite::{free_port, init};
 
 /// What the seed may send, in copies of the stream.
 const SEED: f64 = 2.5;
-
-/// A port that is free now.
-fn free_port() -> u16 {
-    std::net::UdpSocket::bind("127.0.0.1:0")
-        .and_then(|s| s.local_addr())
-        .expect("a free port")
-        .port()
-}
 
 fn pause(seconds: f64) {
     std::thread::sleep(Duration::from_secs_f64(seconds));

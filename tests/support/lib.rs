@@ -123,6 +123,14 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// A UDP port of loopback that is free now.
+pub fn free_port() -> u16 {
+    std::net::UdpSocket::bind("127.0.0.1:0")
+        .and_then(|s| s.local_addr())
+        .expect("a free port")
+        .port()
+}
+
 /// The URI of the icdsink called `seed`, at loopback.
 pub fn viewers_uri(pipeline: &gst::Pipeline) -> String {
     let seed = pipeline.by_name("seed").expect("an element called seed");

@@ -1,0 +1,163 @@
+//! At a synchronised sink nothing is late, whatever the container makes of time.
+
+use std::time::Duration;
+
+use gst::prelude::*;
+use gst_icd_suite::{free_port, init, launch, until, viewers_uri};
+
+/// Name and the broadcaster's pipeline up to icdsink.
+fn containers() -> Vec<(&'static str, String)> {
+    // oggdemux 1.22 prints a CRITICAL for every source with a TIME segment, udpsrc included.
+    gst::glib::log_set_always_fatal(gst::glib::LogLevels::LEVEL_ERROR);
+    let raw = "videotestsrc is-live=true ! video/x-raw,width=160,height=120,framerate=25/1";
+    let h264 = format!("{raw} ! x264enc tune=zerolatency key-int-max=25 ! h264parse");
+    let sound = "audiotestsrc is-live=true ! audio/x-raw,rate=44100 ! voaacenc ! aacparse";
+    vec![
+        ("MPEG-TS", format!("{h264} ! mpegtsmux")),
+        ("Matroska", format!("{h264} ! matroskamux streamable=true")),
+        // With sound: flvdemux waits six seconds for a second stream, whatever its source.
+        (
+            "FLV",
+            format!("{h264} ! flvmux name=m streamable=true {sound} ! m. m."),
+        ),
+        (
+            "Ogg",
+            format!("{raw} ! theoraenc keyframe-freq=25 keyframe-force=25 ! oggmux"),
+        ),
+    ]
+}
+
+fn seed(container: &str, port: u16) -> gst::Pipeline {
+    launch(&format!(
+        "{container} ! icdsink name=seed address=127.0.0.1 port={port}"
+    ))
+}
+
+/// A viewer that decodes, and drops what is more than 20 ms late.
+fn viewer(uri: &str) -> gst::Pipeline {
+    let viewer = launch(&format!(
+        "icdsrc uri={uri} ! decodebin name=d ! video/x-raw ! fakesink name=out sync=true max-lateness=20000000"
+    ));
+    // As applications do.
+    let weak = viewer.downgrade();
+    let bus = viewer.bus().expect("a bus");
+    bus.set_sync_handler(move |_, message| {
+        if let (gst::MessageView::Latency(_), Some(viewer)) = (message.view(), weak.upgrade()) {
+            viewer.call_async(|viewer| {
+                let _ = viewer.recalculate_latency();
+            });
+        }
+        gst::BusSyncReply::Pass
+    });
+    viewer
+}
+
+/// Frames shown and dropped.
+fn counts(viewer: &gst::Pipeline) -> (u64, u64) {
+    let sink = viewer.by_name("out").expect("a sink");
+    let stats = sink.property::<gst::Structure>("stats");
+    let count = |name| stats.get::<u64>(name).unwrap_or_default();
+    (count("rendered"), count("dropped"))
+}
+
+/// Three seconds of frames are shown, and none is late.
+fn none_is_late(viewers: &[(&str, gst::Pipeline)]) {
+    for (name, viewer) in viewers {
+        until(&format!("{name} is shown"), || {
+            let (shown, late) = counts(viewer);
+            shown + late >= 75
+        });
+        let (shown, late) = counts(viewer);
+        assert_eq!(late, 0, "{name}: {late} late, {shown} shown");
+    }
+}
+
+fn stop(pipelines: impl IntoIterator<Item = gst::Pipeline>) {
+    for pipeline in pipelines {
+        let _ = pipeline.set_state(gst::State::Null);
+    }
+}
+
+#[test]
+fn a_viewer_that_joins_is_in_time() {
+    init();
+    let seeds: Vec<_> = containers()
+        .iter()
+        .map(|(name, container)| (*name, seed(container, 0)))
+        .collect();
+    for (_, seed) in &seeds {
+        seed.set_state(gst::State::Playing).expect("PLAYING");
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    let viewers: Vec<_> = seeds
+        .iter()
+        .map(|(name, seed)| (*name, viewer(&viewers_uri(seed))))
+        .collect();
+    for (_, viewer) in &viewers {
+        viewer.set_state(gst::State::Playing).expect("PLAYING");
+    }
+    none_is_late(&viewers);
+    stop(viewers.into_iter().chain(seeds).map(|(_, p)| p));
+}
+
+#[test]
+fn a_viewer_that_is_there_ten_seconds_before_the_seed_is_in_time() {
+    init();
+    let ports: Vec<_> = containers().iter().map(|_| free_port()).collect();
+    let viewers: Vec<_> = containers()
+        .iter()
+        .zip(&ports)
+        .map(|((name, _), port)| (*name, viewer(&format!("icd://127.0.0.1:{port}"))))
+        .collect();
+    for (_, viewer) in &viewers {
+        viewer.set_state(gst::State::Playing).expect("PLAYING");
+    }
+    std::thread::sleep(Duration::from_secs(10));
+    let seeds: Vec<_> = containers()
+        .iter()
+        .zip(&ports)
+        .map(|((name, container), port)| (*name, seed(container, *port)))
+        .collect();
+    for (_, seed) in &seeds {
+        seed.set_state(gst::State::Playing).expect("PLAYING");
+    }
+    none_is_late(&viewers);
+    stop(viewers.into_iter().chain(seeds).map(|(_, p)| p));
+}
+
+#[test]
+fn after_a_restart_of_the_seed_transport_streams_are_in_time() {
+    init();
+    let port = free_port();
+    let dir = gst_icd_suite::processes::Scratch::new("lateness");
+    let key = dir.path("key.pem");
+    let container = &containers()[0].1;
+    let start = || {
+        let seed = launch(&format!(
+            "{container} ! icdsink name=seed address=127.0.0.1 port={port} key-file={}",
+            key.display()
+        ));
+        seed.set_state(gst::State::Playing).expect("PLAYING");
+        seed
+    };
+    let first = start();
+    let viewers = [("MPEG-TS", viewer(&viewers_uri(&first)))];
+    viewers[0]
+        .1
+        .set_state(gst::State::Playing)
+        .expect("PLAYING");
+    none_is_late(&viewers);
+    stop([first]);
+    std::thread::sleep(Duration::from_secs(5));
+    let (before, late) = counts(&viewers[0].1);
+    assert_eq!(late, 0);
+    let second = start();
+    let shown = |n: u64| until("frames are shown", || counts(&viewers[0].1).0 >= before + n);
+    shown(25);
+    // Demuxer and parser hold the last frames of the first life until the next one comes.
+    let (_, held) = counts(&viewers[0].1);
+    assert!(held <= 3, "{held} late");
+    shown(125);
+    assert_eq!(counts(&viewers[0].1).1, held, "late after the restart");
+    stop(viewers.map(|(_, v)| v).into_iter().chain([second]));
+}
