@@ -40,7 +40,7 @@ impl Film {
     }
 }
 
-/// A `gst-launch-1.0` that is killed when this goes.
+/// A program, mostly `gst-launch-1.0`, that is killed when this goes.
 #[derive(Debug)]
 pub struct Launched {
     child: Child,
@@ -50,15 +50,21 @@ pub struct Launched {
 impl Launched {
     /// Runs a pipeline. `file` is what the pipeline writes.
     pub fn run(pipeline: &str, file: &Path) -> Self {
+        let mut command = Command::new("gst-launch-1.0");
+        command.arg("-q").args(pipeline.split_whitespace());
+        Self::command(command, file)
+    }
+
+    /// Runs a program. `file` is what it writes.
+    pub fn command(mut command: Command, file: &Path) -> Self {
         let log = std::fs::File::create(file.with_extension("log")).expect("a log");
-        let child = Command::new("gst-launch-1.0")
-            .arg("-q")
-            .args(pipeline.split_whitespace())
+        let child = command
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .env_remove("G_DEBUG")
             .spawn()
-            .expect("gst-launch-1.0 runs");
+            .expect("the program runs");
         Self {
             child,
             file: file.into(),
@@ -89,6 +95,20 @@ impl Launched {
     /// Bytes written so far.
     pub fn written(&self) -> u64 {
         std::fs::metadata(&self.file).map_or(0, |m| m.len())
+    }
+
+    /// Resident memory, in bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the program is gone.
+    pub fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("the program runs");
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|l| l.trim().strip_suffix(" kB"));
+        let kib: u64 = kib.and_then(|k| k.parse().ok()).expect("a size");
+        kib * 1024
     }
 
     /// Sends a signal.
