@@ -1,7 +1,11 @@
 //! What a wrong input prints: what is wrong, and what to do.
 
+use std::net::UdpSocket;
+
 use gst::prelude::*;
-use gst_icd_suite::{complaint, init, launch, until};
+use gst_icd_suite::{
+    Record, assert_same, complaint, end_of, free_port, init, launch, until, viewers_uri,
+};
 
 /// Plays a pipeline and compares the first complaint.
 fn says(description: &str, expected: &str) {
@@ -91,6 +95,15 @@ fn wrong_settings_of_a_seed() {
         &sink("port=0 key-file=/no/such/folder/key.pem"),
         "folder exists",
     );
+    says(
+        &sink(&format!("port=0 key-file={}", folder.display())),
+        "name a file in it",
+    );
+    // Root reads every file, but not this one.
+    says(
+        &sink("port=0 key-file=/proc/self/mem"),
+        "check its owner and mode",
+    );
     let key = "a".repeat(52);
     says(
         &sink(&format!("uri=icd://{key}@127.0.0.1:0")),
@@ -116,4 +129,97 @@ fn a_property_set_too_late_keeps_its_value_and_warns() {
     seed.set_property("max-upload-bitrate", 5_000_000u64);
     assert_eq!(seed.property::<u64>("max-upload-bitrate"), 5_000_000);
     pipeline.set_state(gst::State::Null).expect("NULL");
+}
+
+#[test]
+fn memory_that_the_network_cannot_read_is_refused_with_the_way_out() {
+    init();
+    for (memory, expected) in [("GLMemory", "gldownload"), ("VASurface", "vapostproc")] {
+        let pipeline = launch(&format!(
+            "appsrc name=in format=time ! video/x-raw(memory:{memory}),format=RGBA,width=16,height=16,framerate=25/1 ! icdsink address=127.0.0.1 port=0"
+        ));
+        let caps =
+            format!("video/x-raw(memory:{memory}),format=RGBA,width=16,height=16,framerate=25/1");
+        let source = pipeline.by_name("in").expect("appsrc");
+        source.set_property("caps", caps.parse::<gst::Caps>().expect("caps"));
+        pipeline.set_state(gst::State::Playing).expect("PLAYING");
+        let _: gst::FlowReturn = source.emit_by_name(
+            "push-buffer",
+            &[&gst::Buffer::with_size(1024).expect("memory")],
+        );
+        let said = complaint(&pipeline);
+        pipeline.set_state(gst::State::Null).expect("NULL");
+        assert!(said.contains(expected), "{memory}: {said}");
+    }
+}
+
+#[test]
+fn a_key_in_the_uri_that_is_not_the_broadcasters_is_refused_and_called_so() {
+    init();
+    let seed = launch(&format!(
+        "{SOURCE} ! icdsink name=seed address=127.0.0.1 port=0"
+    ));
+    seed.set_state(gst::State::Playing).expect("PLAYING");
+    let (_, place) = viewers_uri(&seed)
+        .split_once('@')
+        .map(|(a, b)| (a.to_string(), b.to_string()))
+        .expect("a key");
+    let other = launch(&format!(
+        "{SOURCE} ! icdsink name=seed address=127.0.0.1 port=0"
+    ));
+    other.set_state(gst::State::Playing).expect("PLAYING");
+    let key = viewers_uri(&other);
+    let (key, _) = key.split_once('@').expect("a key");
+    says(
+        &format!("icdsrc uri={key}@{place} ! fakesink"),
+        "under another key than the URI names",
+    );
+    other.set_state(gst::State::Null).expect("NULL");
+    seed.set_state(gst::State::Null).expect("NULL");
+}
+
+/// Bytes that are no QUIC, and bytes that begin like it.
+#[test]
+fn garbage_at_the_ports_of_seed_and_viewer_harms_neither() {
+    init();
+    let seed = launch(
+        "videotestsrc is-live=true num-buffers=150 ! video/x-raw,width=64,height=64,framerate=50/1 ! icdsink name=seed address=127.0.0.1 port=0",
+    );
+    let sent = Record::at(&seed, "seed", "sink");
+    seed.set_state(gst::State::Playing).expect("PLAYING");
+    let port = free_port();
+    let viewer = launch(&format!(
+        "icdsrc name=src bind-address=127.0.0.1 bind-port={port} uri={} ! fakesink",
+        viewers_uri(&seed)
+    ));
+    let got = Record::at(&viewer, "src", "src");
+    viewer.set_state(gst::State::Playing).expect("PLAYING");
+    until("the stream comes", || got.len() > 5);
+    let element = seed.by_name("seed").expect("the seed");
+    let targets = [element.property::<u32>("port") as u16, port];
+    let stranger = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    // Deterministic noise; every header form, and a version that asks for negotiation.
+    let mut word = 1_u32;
+    for n in 0..4000_usize {
+        let packet: Vec<u8> = (0..n % 1400)
+            .map(|at| {
+                word = word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                match at {
+                    0 => n as u8,
+                    _ => (word >> 24) as u8,
+                }
+            })
+            .collect();
+        for target in targets {
+            let _ = stranger.send_to(&packet, ("127.0.0.1", target));
+        }
+    }
+    end_of(&viewer);
+    assert_same(&sent.seen(), &got.seen());
+    for pipeline in [&viewer, &seed] {
+        let bus = pipeline.bus().expect("a bus");
+        let kinds = [gst::MessageType::Error, gst::MessageType::Warning];
+        assert!(bus.pop_filtered(&kinds).is_none());
+        pipeline.set_state(gst::State::Null).expect("NULL");
+    }
 }

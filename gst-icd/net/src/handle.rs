@@ -200,14 +200,15 @@ fn random() -> Result<u64, StartError> {
     getrandom::u64().map_err(|e| KeyError::Random(e).into())
 }
 
-struct Opened {
-    endpoint: Endpoint,
-    identity: Arc<Identity>,
-    transport: Arc<TransportConfig>,
-    addr: SocketAddr,
+pub(crate) struct Opened {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) transport: Arc<TransportConfig>,
+    pub(crate) addr: SocketAddr,
 }
 
-fn open(key: &Key, address: Option<IpAddr>, port: u16) -> Result<Opened, StartError> {
+/// A socket, and QUIC on it.
+pub(crate) fn open(key: &Key, address: Option<IpAddr>, port: u16) -> Result<Opened, StartError> {
     let runtime = runtime().map_err(system)?;
     let socket = bind(address, port)?;
     let identity = Arc::new(Identity::new(key).map_err(system)?);

@@ -24,6 +24,9 @@ pub enum KeyError {
     /// It is there but can't be read.
     #[error("cannot read key-file {}: {}; check its owner and mode", .0.display(), .1)]
     Read(PathBuf, std::io::Error),
+    /// It is a folder.
+    #[error("key-file {path} is a folder; name a file in it, such as {path}/stream.pem", path = .0.display())]
+    Folder(PathBuf),
     /// Others could read it.
     #[error("key-file {path} is readable by others (mode {:o}); run: chmod 600 {path}", .1, path = .0.display())]
     Open(PathBuf, u32),
@@ -54,6 +57,7 @@ impl Key {
             Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
                 return Err(KeyError::Content(path.into()));
             }
+            Err(_) if path.is_dir() => return Err(KeyError::Folder(path.into())),
             Err(e) => return Err(KeyError::Read(path.into(), e)),
         };
         #[cfg(unix)]
@@ -144,5 +148,6 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         assert!(said(&path).contains("Ed25519"));
         assert!(said(&folder.join("none/key.pem")).contains("folder"));
+        assert!(said(&folder).contains("name a file in it"));
     }
 }

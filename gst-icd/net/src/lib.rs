@@ -10,6 +10,8 @@ mod connection;
 mod dial;
 mod driver;
 mod handle;
+#[cfg(test)]
+mod hostile;
 mod identity;
 mod key;
 mod runtime;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use icd_grid::trust::{Ed25519Signer, Ed25519Verifier, Sign, Verify};
 use icd_grid::{
-    Action, Bitrate, Epoch, Input, Media, Node, NodeId, PeerId, SeedSettings, Seq, Stats,
+    Action, Bitrate, Epoch, Event, Input, Media, Node, NodeId, PeerId, SeedSettings, Seq, Stats,
     StreamKey, Target, ViewerSettings,
 };
 
@@ -60,6 +60,7 @@ struct Host {
     born: Instant,
     alive: bool,
     frozen: bool,
+    liar: bool,
     links: BTreeMap<PeerId, (usize, PeerId)>,
     next_incoming: u64,
     played: u64,
@@ -114,6 +115,7 @@ pub struct World {
     rng: fastrand::Rng,
     frames: u64,
     key: SigningKey,
+    faults: Vec<(usize, NodeId)>,
 }
 
 fn verifier(key: StreamKey) -> Option<Box<dyn Verify>> {
@@ -158,6 +160,7 @@ impl World {
             order: 0,
             frames: 0,
             key,
+            faults: Vec::new(),
         };
         world.add_host(node, id);
         let media = Bytes::from_static(b"caps");
@@ -180,6 +183,7 @@ impl World {
             born: self.now,
             alive: true,
             frozen: false,
+            liar: false,
             links: BTreeMap::new(),
             next_incoming: 0,
             played: 0,
@@ -227,6 +231,11 @@ impl World {
             }
             self.at(self.now, host, What::Tick);
         }
+    }
+
+    /// From now on a viewer changes every piece that it passes on.
+    pub fn lie(&mut self, host: usize) {
+        self.hosts[host].liar = true;
     }
 
     /// The process ends; its kernel tells the others.
@@ -378,6 +387,7 @@ impl World {
                 let gone = Input::Disconnected { peer, why: why() };
                 self.at(self.now, host, What::Deliver(gone));
             }
+            Action::Event(Event::Fault { id, .. }) => self.faults.push((host, id)),
             Action::Event(_) => {}
         }
     }
@@ -432,7 +442,13 @@ impl World {
     fn send_piece(&mut self, host: usize, peer: PeerId, seq: Seq, hop: &[u8], body: &Bytes) {
         let lost = self.rng.f64() < self.scenario.link.loss;
         let late = if lost { 3.0 } else { 0.0 };
-        let bytes: Bytes = [hop, &body[..]].concat().into();
+        let mut bytes = [hop, &body[..]].concat();
+        if self.hosts[host].liar
+            && let Some(last) = bytes.last_mut()
+        {
+            *last ^= 1;
+        }
+        let bytes = Bytes::from(bytes);
         let Some((other, _)) = self.hosts[host].links.get(&peer).copied() else {
             return;
         };
@@ -462,6 +478,13 @@ impl World {
             start: h.first.map(|at| at - h.born),
             down: !h.alive || h.frozen,
         })
+    }
+
+    /// Who dropped whom for what it sent: each as in the order of joining, the seed being zero.
+    pub fn faults(&self) -> Vec<(usize, Option<usize>)> {
+        let number = |id: &NodeId| self.hosts.iter().position(|h| h.id == *id);
+        let faults = self.faults.iter();
+        faults.map(|(host, id)| (*host, number(id))).collect()
     }
 
     /// Viewers that were told of the end.

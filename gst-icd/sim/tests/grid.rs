@@ -170,3 +170,37 @@ fn the_same_seed_gives_the_same_run() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn a_viewer_that_changes_pieces_is_dropped_and_nobody_plays_or_passes_on_what_it_sent() {
+    let mut world = World::new(scenario(3, None));
+    world.run(Duration::from_secs(3));
+    let hosts: Vec<_> = (0..10)
+        .map(|_| {
+            let host = world.join(share(1.5), true);
+            world.run(Duration::from_millis(500));
+            host
+        })
+        .collect();
+    world.run(Duration::from_secs(10));
+    let liar = *hosts
+        .iter()
+        .max_by_key(|h| world.viewers().nth(**h - 1).map(|v| v.stats.slots_used))
+        .expect("somebody");
+    assert!(world.faults().is_empty());
+    world.lie(liar);
+    world.run(Duration::from_secs(15));
+    report(&world);
+    nobody_lost(&world);
+    let faults = world.faults();
+    assert!(!faults.is_empty(), "nobody noticed");
+    for (by, whom) in &faults {
+        assert_eq!(*whom, Some(liar), "{by} blames another than the liar");
+    }
+    // Dropped and remembered: each that was lied to was so once.
+    let mut by: Vec<_> = faults.iter().map(|(by, _)| *by).collect();
+    by.sort_unstable();
+    let before = by.len();
+    by.dedup();
+    assert_eq!(by.len(), before, "a liar was believed again");
+}

@@ -1,0 +1,319 @@
+//! Peers that mean harm, over real connections: what they send costs the others nothing.
+
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use icd_grid::message::{Hello, Message, VERSION, Welcome};
+use icd_grid::piece::{Hop, PREFIX_BYTES, Why};
+use icd_grid::{Bitrate, Epoch, Event, Input, Media, NodeId, SeedSettings, ViewerSettings};
+use quinn::{Connection, RecvStream, SendStream};
+
+use crate::dial::dial;
+use crate::handle::{Opened, open};
+use crate::{
+    Key, SeedConfig, SeedHandle, ViewerConfig, ViewerHandle, runtime, start_seed, start_viewer,
+};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const ITEM: usize = 5_000;
+
+fn settings() -> SeedSettings {
+    SeedSettings {
+        buffer: Duration::from_secs(10),
+        buffer_bytes: 64 << 20,
+        upload: None,
+        max_viewers: None,
+        epoch: Epoch(1),
+        ask_admission: false,
+    }
+}
+
+type Events = async_channel::Receiver<Event>;
+
+/// A seed whose stream runs until the sender goes.
+fn seed(key: &Key) -> (SeedHandle, Events) {
+    start_seed(SeedConfig {
+        key: key.clone(),
+        address: Some([127, 0, 0, 1].into()),
+        port: 0,
+        node: settings(),
+    })
+    .unwrap()
+}
+
+fn viewer(key: &Key, seed: &SeedHandle) -> (ViewerHandle, Events) {
+    start_viewer(ViewerConfig {
+        hosts: vec![("127.0.0.1".into(), seed.local_addr().port())],
+        address: Some([127, 0, 0, 1].into()),
+        port: 0,
+        node: ViewerSettings {
+            latency: Duration::from_secs(1),
+            upload: Bitrate(20_000_000),
+            relay: true,
+            max_peers: 24,
+            port: 0,
+            stream: Some(key.stream_key()),
+        },
+    })
+    .unwrap()
+}
+
+/// A peer with an endpoint and a key of its own that keeps no rule.
+struct Mallory {
+    opened: Opened,
+    key: Key,
+}
+
+impl Mallory {
+    fn new() -> Self {
+        let key = Key::random().unwrap();
+        let opened = open(&key, Some([127, 0, 0, 1].into()), 0).unwrap();
+        Self { opened, key }
+    }
+
+    async fn connect(&self, port: u16, whom: NodeId) -> (Connection, SendStream, RecvStream) {
+        let connection = dial(
+            self.opened.endpoint.clone(),
+            self.opened.identity.clone(),
+            self.opened.transport.clone(),
+            vec![("127.0.0.1".into(), port)],
+            Some(whom),
+        )
+        .await
+        .unwrap();
+        let (send, recv) = connection.open_bi().await.unwrap();
+        (connection, send, recv)
+    }
+
+    fn hello(&self, welcome: Option<&Welcome>) -> Bytes {
+        Message::Hello(Hello {
+            version: VERSION,
+            features: u64::MAX,
+            stream: None,
+            ticket: welcome.map(|w| w.ticket.clone()),
+            epoch: Epoch(0),
+            resume: None,
+            latency_ms: 0,
+            relay: true,
+            port: self.opened.addr.port(),
+            proof: Bytes::new(),
+        })
+        .encode()
+    }
+}
+
+async fn read(recv: &mut RecvStream) -> Message {
+    let mut len = [0; 4];
+    recv.read_exact(&mut len).await.unwrap();
+    let mut bytes = vec![0; u32::from_le_bytes(len) as usize];
+    recv.read_exact(&mut bytes).await.unwrap();
+    Message::decode(&bytes).unwrap()
+}
+
+/// Admitted like everybody.
+async fn admitted(recv: &mut RecvStream) -> Welcome {
+    loop {
+        if let Message::Welcome(welcome) = read(recv).await {
+            return welcome;
+        }
+    }
+}
+
+fn noise(rng: &mut fastrand::Rng, len: usize) -> Vec<u8> {
+    std::iter::repeat_with(|| rng.u8(..)).take(len).collect()
+}
+
+/// Sends nonsense in every place where something is read, until it is thrown out.
+async fn rave(connection: &Connection, mut send: SendStream) {
+    let mut rng = fastrand::Rng::with_seed(7);
+    for n in 0..500_usize {
+        if connection.close_reason().is_some() {
+            return;
+        }
+        let len = rng.usize(0..2000);
+        let body = noise(&mut rng, len);
+        let mut message = BytesMut::new();
+        message.put_u32_le(body.len() as u32);
+        message.put_slice(&body);
+        let _ = send.write_all(&message).await;
+        if let Ok(mut stream) = connection.open_uni().await {
+            let _ = stream.write_all(&body[..body.len().min(n)]).await;
+            let _ = stream.finish();
+        }
+    }
+    // A message longer than any.
+    let _ = send.write_all(&[0xff; 64]).await;
+    let _ = tokio::time::timeout(DEADLINE, connection.closed()).await;
+}
+
+fn feed(seed: &SeedHandle, n: u32) {
+    let mut data = n.to_le_bytes().to_vec();
+    data.resize(ITEM, n as u8);
+    let (join, at) = (n.is_multiple_of(25), Instant::now());
+    let data = data.into();
+    assert!(seed.offer(Input::Item { data, join, at }));
+}
+
+/// Streams while `harm` runs and a little longer, then checks what the viewers got: every byte
+/// of every item, in order, to the end.
+fn unharmed(seed: &SeedHandle, viewers: &[ViewerHandle], harm: impl Future<Output = ()> + Send) {
+    let media = Bytes::from_static(b"caps");
+    let own_timeline = false;
+    seed.offer(Input::State {
+        media,
+        own_timeline,
+    });
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let players: Vec<_> = viewers.iter().map(|v| scope.spawn(|| played(v))).collect();
+        scope.spawn(|| {
+            let mut n = 0;
+            let mut rest = 50;
+            while rest > 0 {
+                feed(seed, n);
+                n += 1;
+                if over.load(std::sync::atomic::Ordering::Relaxed) {
+                    rest -= 1;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            seed.offer(Input::End);
+        });
+        for viewer in viewers {
+            let until = Instant::now() + DEADLINE;
+            while viewer.snapshot().stats.bytes_from_seed == 0 {
+                assert!(Instant::now() < until, "a viewer is not served");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        let runtime = runtime().unwrap();
+        let harmed = runtime.block_on(async { tokio::time::timeout(DEADLINE, harm).await });
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(harmed.is_ok(), "it was not thrown out");
+        for player in players {
+            let items = player.join().unwrap();
+            assert!(items.len() > 50, "{} items", items.len());
+            let first = items[0];
+            assert!(items.iter().zip(first..).all(|(a, b)| *a == b));
+        }
+    });
+}
+
+/// The numbers of the items that a viewer played; their bytes are checked.
+fn played(viewer: &ViewerHandle) -> Vec<u32> {
+    let media = viewer.media();
+    let until = Instant::now() + DEADLINE;
+    let mut bytes = Vec::new();
+    loop {
+        assert!(Instant::now() < until, "the end did not come");
+        match media.try_recv() {
+            Ok(Media::Payload {
+                bytes: more,
+                discont,
+                ..
+            }) => {
+                assert!(!discont || bytes.is_empty(), "something was lost");
+                bytes.extend_from_slice(&more);
+            }
+            Ok(Media::End) => break,
+            Ok(Media::Header { .. }) => {}
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    bytes
+        .chunks(ITEM)
+        .map(|item| {
+            let n = u32::from_le_bytes(item[..4].try_into().unwrap());
+            assert!(item.len() == ITEM && item[4..].iter().all(|b| *b == n as u8));
+            n
+        })
+        .collect()
+}
+
+fn blamed(events: &Events, whom: NodeId) -> Option<String> {
+    std::iter::from_fn(|| events.try_recv().ok()).find_map(|event| match event {
+        Event::Fault { id, what } if id == whom => Some(what),
+        _ => None,
+    })
+}
+
+#[test]
+fn nonsense_from_a_peer_gets_it_thrown_out_and_harms_nobody() {
+    let key = Key::random().unwrap();
+    let (seed, seed_events) = seed(&key);
+    let (first, first_events) = viewer(&key, &seed);
+    let (second, _events) = viewer(&key, &seed);
+    let mallory = Mallory::new();
+    let me = mallory.key.node_id();
+    let places = [
+        (seed.local_addr().port(), key.node_id()),
+        (first.local_addr().port(), first.id()),
+    ];
+    let harm = async {
+        for (port, whom) in places {
+            // Before it says hello, and as one that was let in.
+            let (connection, send, _recv) = mallory.connect(port, whom).await;
+            rave(&connection, send).await;
+            assert!(connection.close_reason().is_some());
+        }
+        let (connection, mut send, mut recv) = mallory.connect(places[0].0, places[0].1).await;
+        send.write_all(&mallory.hello(None)).await.unwrap();
+        admitted(&mut recv).await;
+        rave(&connection, send).await;
+        assert!(connection.close_reason().is_some());
+    };
+    unharmed(&seed, &[first, second], harm);
+    assert!(
+        blamed(&seed_events, me).is_some(),
+        "the seed says who it was"
+    );
+    assert!(
+        blamed(&first_events, me).is_some(),
+        "the viewer says who it was"
+    );
+}
+
+#[test]
+fn forged_pieces_from_an_admitted_peer_are_neither_played_nor_passed_on() {
+    let key = Key::random().unwrap();
+    let (seed, _events) = seed(&key);
+    let (first, first_events) = viewer(&key, &seed);
+    let (second, second_events) = viewer(&key, &seed);
+    let mallory = Mallory::new();
+    let me = mallory.key.node_id();
+    let places = [&first, &second].map(|v| (v.local_addr().port(), v.id()));
+    let seed_at = (seed.local_addr().port(), key.node_id());
+    let harm = async {
+        let (_seed, mut send, mut recv) = mallory.connect(seed_at.0, seed_at.1).await;
+        send.write_all(&mallory.hello(None)).await.unwrap();
+        let welcome = admitted(&mut recv).await;
+        for (port, whom) in places {
+            let (connection, mut send, mut recv) = mallory.connect(port, whom).await;
+            let hello = mallory.hello(Some(&welcome));
+            send.write_all(&hello).await.unwrap();
+            while !matches!(read(&mut recv).await, Message::Hello(_)) {}
+            let hop = Hop {
+                sent_us: 0,
+                queued_us: 0,
+                why: Why::Push,
+            };
+            // Of the epoch that runs, a number that is to come, and whatever follows.
+            let mut body = vec![0; PREFIX_BYTES + 3000];
+            body[64..72].copy_from_slice(&1_u64.to_le_bytes());
+            body[72..80].copy_from_slice(&1_000_000_u64.to_le_bytes());
+            let mut stream = connection.open_uni().await.unwrap();
+            stream.write_all(&hop.encode()).await.unwrap();
+            stream.write_all(&body).await.unwrap();
+            let _ = stream.finish();
+            connection.closed().await;
+            // Remembered: it is not let in again.
+            let (again, ..) = mallory.connect(port, whom).await;
+            again.closed().await;
+        }
+    };
+    unharmed(&seed, &[first, second], harm);
+    for events in [first_events, second_events] {
+        let what = blamed(&events, me).expect("each that got one says whose it was");
+        assert!(what.contains("did not sign"), "{what}");
+    }
+}
