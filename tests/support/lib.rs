@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod processes;
+pub mod starts;
 
 use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 pub fn init() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let path = std::env::var("ICD_PLUGIN").expect("run the tests by ./icd test");
+        let path = std::env::var("ICD_PLUGIN").expect("run this by ./icd");
         gst::init().expect("GStreamer starts");
         let plugin = gst::Plugin::load_file(&path).expect("the plugin loads");
         assert_eq!(plugin.plugin_name(), "icd");

@@ -615,6 +615,13 @@ impl PushSrcImpl for IcdSrc {
                         return Err(gst::FlowError::NotNegotiated);
                     }
                 }
+                Out::Segment(start) => {
+                    let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
+                    segment.set_start(start);
+                    if let Err(error) = obj.new_segment(segment.upcast_ref()) {
+                        gst::warning!(CAT, imp = self, "{error}");
+                    }
+                }
                 Out::Event(event) => {
                     obj.src_pad().push_event(event);
                 }

@@ -74,7 +74,20 @@ pub(crate) struct DueTimes {
     offset: i64,
     /// What LATENCY answers, in nanoseconds, and what is taken off every due time.
     pub(crate) reported: i64,
+    /// Where the segment starts: time stamps of what is overdue lie before it.
+    segment: i64,
     pub(crate) timeline: u32,
+}
+
+/// Where the segment starts. What is overdue at the start of a viewer has a running time before
+/// zero, and time stamps can't be negative; encoders leave the same room before their first
+/// picture (GstVideoEncoder's min_pts). Demuxers that make their own timeline ignore time stamps,
+/// but take over the segment.
+pub(crate) fn segment_start(own_timeline: bool) -> gst::ClockTime {
+    match own_timeline {
+        true => gst::ClockTime::ZERO,
+        false => gst::ClockTime::from_seconds(3600),
+    }
 }
 
 impl DueTimes {
@@ -84,6 +97,7 @@ impl DueTimes {
         anchor: i64,
         timeline: u32,
         latency: Duration,
+        segment: gst::ClockTime,
         running_now: i64,
         now: Instant,
     ) -> Self {
@@ -93,6 +107,7 @@ impl DueTimes {
         Self {
             offset: zero + anchor + latency.as_nanos() as i64,
             reported: 0,
+            segment: segment.nseconds() as i64,
             timeline,
         }
     }
@@ -102,9 +117,9 @@ impl DueTimes {
         running + self.offset
     }
 
-    /// The time stamp of an item; none if it would lie before the segment.
+    /// The time stamp of an item; none before the beginning of time.
     pub(crate) fn stamp(&self, running: i64) -> Option<gst::ClockTime> {
-        u64::try_from(self.due(running) - self.reported)
+        u64::try_from(self.due(running) - self.reported + self.segment)
             .ok()
             .map(gst::ClockTime::from_nseconds)
     }
@@ -153,9 +168,17 @@ mod tests {
             sender: SenderTime(100 * S as u64),
         };
         // Rendered now (sender time 100 s) with running time 7 s; the viewer's pipeline is at 3 s.
-        let due = DueTimes::new(&clock, 93 * S, 1, Duration::from_secs(2), 3 * S, now);
+        let latency = Duration::from_secs(2);
+        let segment = gst::ClockTime::from_seconds(10);
+        let due = DueTimes::new(&clock, 93 * S, 1, latency, segment, 3 * S, now);
         assert_eq!(due.due(7 * S), 5 * S);
-        assert_eq!(due.stamp(7 * S), Some(gst::ClockTime::from_seconds(5)));
-        assert_eq!(due.stamp(0), None);
+        let seconds = gst::ClockTime::from_seconds;
+        assert_eq!(due.stamp(7 * S), Some(seconds(15)));
+        assert_eq!(
+            due.stamp(0),
+            Some(seconds(8)),
+            "overdue, before the segment"
+        );
+        assert_eq!(due.stamp(-9 * S), None);
     }
 }

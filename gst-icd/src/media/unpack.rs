@@ -10,12 +10,14 @@ use icd_grid::{Epoch, Media};
 
 use crate::media::caps;
 use crate::media::item::{Head, NO_OFFSET, Reader, State};
-use crate::media::timeline::DueTimes;
+use crate::media::timeline::{DueTimes, segment_start};
 
 /// What goes downstream, in this order.
 #[derive(Debug)]
 pub(crate) enum Out {
     Caps(gst::Caps),
+    /// Where the segment starts from now on.
+    Segment(gst::ClockTime),
     Event(gst::Event),
     Buffer(gst::Buffer),
     /// The reported latency changed.
@@ -35,6 +37,7 @@ pub(crate) struct Unpacker {
     due: Option<DueTimes>,
     stream_headers: Vec<gst::Buffer>,
     own_timeline: bool,
+    segment: Option<gst::ClockTime>,
     /// The headers in the caps were sent in this epoch.
     began: bool,
     /// A container with its own timeline plays an earlier epoch.
@@ -93,7 +96,13 @@ impl Unpacker {
                     self.due = None;
                 }
                 self.own_timeline = own_timeline;
-                self.apply(&state)
+                let understood = self.apply(&state);
+                let segment = segment_start(own_timeline);
+                if self.segment.replace(segment) != Some(segment) {
+                    self.due = None;
+                    self.out.push_back(Out::Segment(segment));
+                }
+                understood
             }
             Media::Payload {
                 bytes,
@@ -117,6 +126,7 @@ impl Unpacker {
                         state.anchor,
                         state.timeline,
                         self.latency,
+                        self.segment.unwrap_or_default(),
                         running,
                         now,
                     );
@@ -215,9 +225,9 @@ impl Unpacker {
         else {
             return;
         };
-        let discont = discont | std::mem::take(&mut self.discont);
+        let mut discont = discont | std::mem::take(&mut self.discont);
         if !self.began {
-            self.begin(dts.or(*pts));
+            discont &= !self.begin(dts.or(*pts));
         }
         let stamp = |time: Option<i64>| self.due.as_ref()?.stamp(time?);
         let mut buffer = gst::Buffer::from_slice(data);
@@ -236,16 +246,27 @@ impl Unpacker {
     }
 
     /// The first buffer of an epoch: the headers in the caps come before it, and a container
-    /// that makes its own timeline is told when that begins.
-    fn begin(&mut self, first: Option<i64>) {
+    /// that makes its own timeline is told when that begins. True if there are headers: they
+    /// bear the DISCONT then, since tsdemux throws away what it holds when one comes after them.
+    fn begin(&mut self, first: Option<i64>) -> bool {
         self.began = true;
+        let stamp = first.and_then(|first| self.due.as_ref()?.stamp(first));
+        let mut flags = gst::BufferFlags::HEADER | gst::BufferFlags::DISCONT;
         for header in &self.stream_headers {
             let mut header = header.copy();
             if let Some(header) = header.get_mut() {
-                header.set_flags(gst::BufferFlags::HEADER);
+                header.set_flags(flags);
+                header.set_pts(stamp);
+                header.set_dts(stamp);
             }
+            flags = gst::BufferFlags::HEADER;
             self.out.push_back(Out::Buffer(header));
         }
+        self.report_latency(first);
+        !self.stream_headers.is_empty()
+    }
+
+    fn report_latency(&mut self, first: Option<i64>) {
         if !self.own_timeline {
             return;
         }
