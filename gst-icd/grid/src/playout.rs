@@ -156,14 +156,13 @@ impl Playout {
         })
     }
 
-    /// Leaves out what came while the player was paused.
-    pub fn go_live(&mut self, window: &Window) {
-        if let (Some(next), Some(join)) = (self.next, window.newest_join()) {
-            if join > next {
-                self.next = Some(join);
-            }
-            self.discont = true;
-        }
+    /// The player was paused and threw away what it held: goes on with the picture that is due
+    /// now, from the join point before it, as for a newcomer. The next piece bears the mark.
+    pub fn go_live(&mut self, window: &Window, clock: Option<Mapping>, now: Instant) {
+        let Some(next) = self.next else { return };
+        let join = clock.and_then(|map| window.join_of_age(self.latency, map.sender(now)));
+        self.next = Some(join.unwrap_or(next).max(window.floor()));
+        self.discont = true;
     }
 
     /// The player fell behind what the window holds (paused, or too slow): continue at the live
@@ -274,6 +273,27 @@ mod tests {
             Next::Play { piece, discont } => Some((piece.info().seq.0, discont)),
             _ => None,
         }
+    }
+
+    #[test]
+    fn after_a_pause_it_goes_on_with_what_is_due_now() {
+        let (mut playout, mut window, clock, now) = scene();
+        let at = |seq: u64| now + Duration::from_millis(20 * seq);
+        for seq in 0..150 {
+            window.offer(piece(seq), at(seq));
+        }
+        // Join points are a hundred pieces, two seconds, apart; the play-out delay is half a
+        // second. What was handed on before counts for nothing: the player threw it away.
+        for _ in 0..3 {
+            played(playout.next(&window, Some(clock), at(3)));
+        }
+        playout.go_live(&window, Some(clock), at(150));
+        let next = |playout: &mut Playout| played(playout.next(&window, Some(clock), at(150)));
+        assert_eq!(next(&mut playout), Some((100, true)));
+        assert_eq!(next(&mut playout), Some((101, false)));
+        playout.go_live(&window, Some(clock), at(150));
+        assert_eq!(next(&mut playout), Some((100, true)));
+        assert_eq!(playout.lost(), 0);
     }
 
     #[test]

@@ -110,6 +110,33 @@ impl IcdSrc {
         })
     }
 
+    /// Leaves out what came during a pause. The grid's first pieces have no past to leave out.
+    fn resume(&self) {
+        let media = match lock(&self.state).as_ref() {
+            Some(started) => started.viewer.media(),
+            None => return,
+        };
+        if !lock(&self.unpacker).resume() {
+            return;
+        }
+        // Caps and the end hold on.
+        while let Ok(item) = media.try_recv() {
+            if !matches!(item, Media::Payload { .. }) {
+                lock(&self.unpacker).take(item, &|| None);
+            }
+        }
+        if let Some(started) = lock(&self.state).as_ref()
+            && !started.viewer.offer(Input::Live)
+        {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "the grid is behind and plays on from before the pause"
+            );
+            lock(&self.unpacker).keep_on();
+        }
+    }
+
     fn element_message(&self, structure: gst::Structure) {
         let obj = self.obj();
         let message = gst::message::Element::builder(structure).src(&*obj).build();
@@ -495,18 +522,9 @@ impl ElementImpl for IcdSrc {
         &self,
         transition: gst::StateChange,
     ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        // The streaming thread stands still: the base class lets it go in the parent's part.
         if transition == gst::StateChange::PausedToPlaying {
-            // Another base time; and what came while it was paused is left out. The grid's first
-            // pieces have no past to leave out.
-            let mut unpacker = lock(&self.unpacker);
-            let resumed = unpacker.has_begun();
-            unpacker.new_running_time();
-            drop(unpacker);
-            if resumed && let Some(started) = lock(&self.state).as_ref() {
-                let media = started.viewer.media();
-                while media.try_recv().is_ok() {}
-                started.viewer.offer(Input::Live);
-            }
+            self.resume();
         }
         self.parent_change_state(transition)
     }
@@ -598,6 +616,7 @@ impl PushSrcImpl for IcdSrc {
             let out = lock(&self.unpacker).poll();
             let Some(out) = out else {
                 let media = self.next_media()?;
+                lock(&self.unpacker).base_time(obj.base_time());
                 let understood = lock(&self.unpacker).take(media, &|| self.running_now());
                 if !understood {
                     gst::element_imp_warning!(
@@ -628,7 +647,7 @@ impl PushSrcImpl for IcdSrc {
                 Out::Latency => {
                     let _ = obj.post_message(gst::message::Latency::builder().src(&*obj).build());
                 }
-                Out::Stuck(caps) => {
+                Out::Stuck(caps, why) => {
                     let name = caps
                         .structure(0)
                         .map(|s| s.name().to_string())
@@ -636,7 +655,7 @@ impl PushSrcImpl for IcdSrc {
                     gst::element_imp_warning!(
                         self,
                         gst::StreamError::Demux,
-                        ("the broadcaster restarted, and demuxers of {name} keep the old timeline: pictures may come late. mpegtsmux is the container that follows a restart")
+                        ("{why}, and demuxers of {name} keep the old timeline: pictures may come late. mpegtsmux is the container that follows")
                     );
                 }
                 Out::Eos => return Err(gst::FlowError::Eos),

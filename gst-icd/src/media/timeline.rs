@@ -77,6 +77,8 @@ pub(crate) struct DueTimes {
     /// Where the segment starts: time stamps of what is overdue lie before it.
     segment: i64,
     pub(crate) timeline: u32,
+    /// The pipeline's running time is another by now.
+    pub(crate) stale: bool,
 }
 
 /// Where the segment starts. What is overdue at the start of a viewer has a running time before
@@ -109,6 +111,7 @@ impl DueTimes {
             reported: 0,
             segment: segment.nseconds() as i64,
             timeline,
+            stale: false,
         }
     }
 

@@ -22,8 +22,8 @@ pub(crate) enum Out {
     Buffer(gst::Buffer),
     /// The reported latency changed.
     Latency,
-    /// The container can't follow a new timeline.
-    Stuck(gst::Caps),
+    /// The container can't follow a new timeline; what made it new.
+    Stuck(gst::Caps, &'static str),
     Eos,
 }
 
@@ -35,6 +35,10 @@ pub(crate) struct Unpacker {
     fresh: Option<State>,
     epoch: Epoch,
     due: Option<DueTimes>,
+    /// Of the pipeline; another one makes another running time.
+    base_time: Option<gst::ClockTime>,
+    /// The player was paused: what comes before a mark of discontinuity is of the past.
+    resuming: bool,
     stream_headers: Vec<gst::Buffer>,
     own_timeline: bool,
     segment: Option<gst::ClockTime>,
@@ -57,14 +61,41 @@ impl Unpacker {
         }
     }
 
-    /// The pipeline's running time made a jump: a pause, another base time.
-    pub(crate) fn new_running_time(&mut self) {
-        self.due = None;
+    /// The pipeline's base time; another one (after a pause, a flush) makes new due times.
+    pub(crate) fn base_time(&mut self, base: Option<gst::ClockTime>) {
+        if std::mem::replace(&mut self.base_time, base) != base
+            && let Some(due) = self.due.as_mut()
+        {
+            due.stale = true;
+        }
     }
 
-    /// Something of the stream went downstream already.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.began
+    /// The player was paused. What it had not taken yet is of the past, but for what holds on;
+    /// the grid goes on with what is due now, under a mark of discontinuity. False if nothing of
+    /// the stream went downstream yet.
+    pub(crate) fn resume(&mut self) -> bool {
+        if !self.began {
+            return false;
+        }
+        self.out.retain(|out| !matches!(out, Out::Buffer(_)));
+        self.reader.reset();
+        self.resuming = true;
+        self.stuck("this viewer was paused");
+        true
+    }
+
+    /// There is no mark to wait for after all.
+    pub(crate) fn keep_on(&mut self) {
+        self.resuming = false;
+        self.discont = true;
+    }
+
+    fn stuck(&mut self, why: &'static str) {
+        if self.own_timeline
+            && let Some(caps) = self.state.as_ref().and_then(|s| s.caps.parse().ok())
+        {
+            self.out.push_back(Out::Stuck(caps, why));
+        }
     }
 
     /// What LATENCY answers, once it is known.
@@ -112,11 +143,18 @@ impl Unpacker {
             } => {
                 if discont {
                     self.reader.reset();
+                    self.resuming = false;
+                }
+                if self.resuming {
+                    return true;
                 }
                 let Some(state) = self.fresh.take().or_else(|| self.state.clone()) else {
                     return true;
                 };
-                if self.due.is_none_or(|due| due.timeline != state.timeline) {
+                if self
+                    .due
+                    .is_none_or(|due| due.stale || due.timeline != state.timeline)
+                {
                     let Some((running, now)) = running() else {
                         return true;
                     };
@@ -271,14 +309,11 @@ impl Unpacker {
             return;
         }
         if let (Some(due), Some(first)) = (self.due.as_mut(), first) {
-            if self.followed
-                && let Some(caps) = self.state.as_ref().and_then(|s| s.caps.parse().ok())
-            {
-                self.out.push_back(Out::Stuck(caps));
-            }
-            self.followed = true;
             due.reported = due.due(first).max(0);
             self.out.push_back(Out::Latency);
+            if std::mem::replace(&mut self.followed, true) {
+                self.stuck("the broadcaster restarted");
+            }
         }
     }
 }

@@ -122,7 +122,8 @@ pub enum Input {
         /// Let it in.
         allow: bool,
     },
-    /// Viewer: the player was paused; go on at the live end.
+    /// Viewer: the player was paused and threw away what it held; go on with what is due now.
+    /// The next [`Media::Payload`] bears the mark of discontinuity.
     Live,
     /// The cap of the upload changed.
     Upload(Option<Bitrate>),

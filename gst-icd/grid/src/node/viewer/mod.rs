@@ -188,7 +188,10 @@ impl Viewer {
                 self.relay.resize(self.settings.relay);
                 self.shed(now);
             }
-            Input::Live => self.playout.go_live(&self.relay.window),
+            Input::Live => {
+                let clock = self.clock.mapping();
+                self.playout.go_live(&self.relay.window, clock, now);
+            }
             Input::Item { .. }
             | Input::State { .. }
             | Input::End
