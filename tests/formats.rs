@@ -1,7 +1,9 @@
 //! Whatever goes into icdsink comes out of icdsrc: bytes, boundaries, flags, times.
 
 use gst::prelude::*;
-use gst_icd_suite::{Record, assert_same, end_of, init, launch, until, viewers_uri};
+use gst_icd_suite::{
+    Record, assert_same, end_of, init, launch, stream_headers, until, viewers_uri,
+};
 
 /// Runs `source` through a grid of one viewer, which is there from the start.
 fn through_a_grid(source: &str) {
@@ -25,7 +27,7 @@ fn through_a_grid(source: &str) {
     seed.set_state(gst::State::Playing).expect("PLAYING");
     end_of(&seed);
     end_of(&viewer);
-    let headers = stream_headers(&seed);
+    let headers = stream_headers(&seed, "in", "src");
     let _ = viewer.set_state(gst::State::Null);
     let _ = seed.set_state(gst::State::Null);
     let got = got.seen();
@@ -36,24 +38,6 @@ fn through_a_grid(source: &str) {
         "the headers of the caps come first"
     );
     assert_same(&sent.seen(), rest);
-}
-
-/// The buffers in the caps' streamheader field.
-fn stream_headers(seed: &gst::Pipeline) -> Vec<Vec<u8>> {
-    let pad = seed.by_name("in").and_then(|e| e.static_pad("src"));
-    let caps = pad.and_then(|pad| pad.current_caps()).expect("caps");
-    let Ok(array) = caps
-        .structure(0)
-        .expect("a structure")
-        .get::<gst::Array>("streamheader")
-    else {
-        return Vec::new();
-    };
-    let buffer = |value: &gst::glib::SendValue| {
-        let buffer = value.get::<gst::Buffer>().expect("a buffer");
-        buffer.map_readable().expect("system memory").to_vec()
-    };
-    array.iter().map(buffer).collect()
 }
 
 const VIDEO: &str =

@@ -107,6 +107,24 @@ impl Seen {
     }
 }
 
+/// The buffers in the streamheader field of a pad's caps.
+pub fn stream_headers(pipeline: &gst::Pipeline, element: &str, pad: &str) -> Vec<Vec<u8>> {
+    let pad = pipeline
+        .by_name(element)
+        .and_then(|e| e.static_pad(pad))
+        .expect("the pad is there");
+    let caps = pad.current_caps().expect("caps");
+    let structure = caps.structure(0).expect("a structure");
+    let Ok(array) = structure.get::<gst::Array>("streamheader") else {
+        return Vec::new();
+    };
+    let buffer = |value: &gst::glib::SendValue| {
+        let buffer = value.get::<gst::Buffer>().expect("a buffer");
+        buffer.map_readable().expect("system memory").to_vec()
+    };
+    array.iter().map(buffer).collect()
+}
+
 /// A pipeline from a description.
 pub fn launch(description: &str) -> gst::Pipeline {
     gst::parse::launch(description)

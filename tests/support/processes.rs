@@ -103,12 +103,7 @@ impl Launched {
     ///
     /// If the program is gone.
     pub fn memory(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(path).expect("the program runs");
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|l| l.trim().strip_suffix(" kB"));
-        let kib: u64 = kib.and_then(|k| k.parse().ok()).expect("a size");
-        kib * 1024
+        memory(self.child.id())
     }
 
     /// Sends a signal.
@@ -163,4 +158,18 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Resident memory of a process, in bytes.
+///
+/// # Panics
+///
+/// If the process is gone.
+pub fn memory(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"));
+    let status = status.expect("the process runs");
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|l| l.trim().strip_suffix(" kB"));
+    let kib: u64 = kib.and_then(|k| k.parse().ok()).expect("a size");
+    kib * 1024
 }

@@ -238,6 +238,18 @@ impl World {
         self.hosts[host].liar = true;
     }
 
+    /// The broadcaster's caps or tags change.
+    pub fn change(&mut self) {
+        let media = self.frames.to_le_bytes().to_vec().into();
+        let own_timeline = false;
+        let state = Input::State {
+            media,
+            own_timeline,
+        };
+        self.hosts[0].node.handle(state, self.now);
+        self.pump(0);
+    }
+
     /// The process ends; its kernel tells the others.
     pub fn leave(&mut self, host: usize) {
         self.kill(host);

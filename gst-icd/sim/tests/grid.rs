@@ -204,3 +204,17 @@ fn a_viewer_that_changes_pieces_is_dropped_and_nobody_plays_or_passes_on_what_it
     by.dedup();
     assert_eq!(by.len(), before, "a liar was believed again");
 }
+
+#[test]
+fn a_broadcaster_whose_tags_change_with_every_buffer_loses_nothing() {
+    let mut world = World::new(scenario(4, None));
+    for n in 0..500 {
+        if n > 50 && n % 100 == 0 {
+            world.join(share(1.5), true);
+        }
+        world.change();
+        world.run(Duration::from_millis(40));
+    }
+    report(&world);
+    nobody_lost(&world);
+}

@@ -36,6 +36,8 @@ pub(crate) struct Packed {
 pub(crate) struct Packer {
     state: State,
     changed: bool,
+    /// Newcomers get a better anchor, and they come at join points.
+    refined: bool,
     anchor: Anchor,
     joins: JoinPoints,
     headers: Vec<Vec<u8>>,
@@ -140,7 +142,8 @@ impl Packer {
             match self.anchor.observe(time, sender.as_nanos() as i64) {
                 Observed::Same => {}
                 Observed::Unpaced => unpaced = true,
-                Observed::New | Observed::Refined => self.changed = true,
+                Observed::New => self.changed = true,
+                Observed::Refined => self.refined = true,
             }
         }
         let flags = buffer.flags();
@@ -162,6 +165,9 @@ impl Packer {
     fn pack(&mut self, head: &Head, data: &[u8], join: bool, unpaced: bool) -> Packed {
         self.state.anchor = self.anchor.value();
         self.state.timeline = self.anchor.timeline();
+        if join {
+            self.changed |= std::mem::take(&mut self.refined);
+        }
         let state = std::mem::take(&mut self.changed).then(|| self.state.clone());
         Packed {
             data: encode(head, data),
@@ -183,4 +189,33 @@ pub(crate) fn running(
         gst::Signed::Positive(t) => nseconds(t),
         gst::Signed::Negative(t) => -nseconds(t),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_of_better_anchors_makes_one_state_at_the_next_join_point() {
+        gst::init().unwrap();
+        let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+        let mut packer = Packer::new("");
+        packer.set_caps(&gst::Caps::new_empty_simple("video/x-h264"));
+        let mut states = Vec::new();
+        for n in 0..100_u64 {
+            let mut buffer = gst::Buffer::with_size(10).unwrap();
+            let fields = buffer.make_mut();
+            fields.set_pts(gst::ClockTime::from_mseconds(40 * n));
+            if n % 50 != 0 {
+                fields.set_flags(gst::BufferFlags::DELTA_UNIT);
+            }
+            // An encoder that gives out at once what it held.
+            let sender = Duration::from_millis(40 * n.min(30));
+            let packed = packer.buffer(&buffer, &segment, sender).unwrap();
+            if let Some(state) = packed.state {
+                states.push((n, state.anchor));
+            }
+        }
+        assert_eq!(states, [(0, 0), (50, -800_000_000)]);
+    }
 }

@@ -27,8 +27,9 @@ const MAX_NONSENSE: u32 = 64;
 const GIVE_UP: Duration = Duration::from_secs(2);
 /// Backlog yields to pushes and pulls: it is queued as if it came this much later.
 const BEHIND: Duration = Duration::from_secs(3600);
-/// Header versions that are kept.
-const MAX_HEADERS: usize = 16;
+/// Header versions that are kept, of at most 256 KiB each: those that the window's pieces name,
+/// as long as there are no more. Caps and tags change seldom.
+const MAX_HEADERS: usize = 64;
 
 /// One connection.
 #[derive(Debug)]
@@ -310,7 +311,7 @@ impl Relay {
                     .cancel(peer, |seq| seq >= from && seq.stripe(stripes) == stripe);
             }
             Message::NeedHeader { version } => {
-                if let Some((signed, _)) = self.headers.get(version) {
+                if let Some((signed, _)) = self.header(*version) {
                     let message = Message::Header(signed.clone());
                     self.send(peer, &message);
                 }
@@ -358,10 +359,26 @@ impl Relay {
             return false;
         }
         self.headers.insert(header.version, (signed, header));
+        self.trim_headers();
+        true
+    }
+
+    fn trim_headers(&mut self) {
+        let oldest = self.window.oldest_header().unwrap_or(0);
+        let newest = self.headers.last_key_value().map_or(0, |(v, _)| *v);
+        self.headers.retain(|v, _| *v >= oldest || *v == newest);
         while self.headers.len() > MAX_HEADERS {
             self.headers.pop_first();
         }
-        true
+    }
+
+    /// What holds for pieces that name this version, or, where it is gone, the next one: each
+    /// says everything, so that only the place of a change is lost.
+    pub(super) fn header(&self, version: u32) -> Option<&(Signed<StreamHeader>, StreamHeader)> {
+        self.headers
+            .range(version..)
+            .next()
+            .map(|(_, header)| header)
     }
 
     pub(super) fn have(&self, now: Instant) -> Have {

@@ -457,7 +457,11 @@ impl Seed {
             Some(stored) => stored.piece.info().header,
             None => self.version,
         };
-        let Some((header, _)) = self.relay.headers.get(&version) else {
+        let Some((header, version)) = self
+            .relay
+            .header(version)
+            .map(|(signed, header)| (signed.clone(), header.version))
+        else {
             return;
         };
         let mut leased = 0;
@@ -470,7 +474,7 @@ impl Seed {
         let start = Start {
             from,
             head,
-            header: header.clone(),
+            header,
             leased,
         };
         self.relay.send(peer, &Message::Start(start));
@@ -616,11 +620,6 @@ impl Seed {
                 self.relay.send(peer, &message);
                 self.relay.ping(peer, now);
             }
-            let oldest = self.relay.window.oldest_header().unwrap_or(0);
-            let current = self.version;
-            self.relay
-                .headers
-                .retain(|v, _| *v >= oldest || *v == current);
         }
     }
 

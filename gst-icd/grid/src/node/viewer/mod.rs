@@ -489,18 +489,21 @@ impl Viewer {
                     });
                 }
                 Next::Header(version) => {
-                    if let Some((_, header)) = self.relay.headers.get(&version) {
-                        let media = Media::Header {
-                            media: header.media.clone(),
-                            epoch: header.epoch,
-                            own_timeline: header.own_timeline,
-                        };
-                        self.playout.header_applied(version);
-                        return Some(media);
-                    }
-                    if !self.need_header(version, now) {
+                    let here = self.relay.headers.contains_key(&version);
+                    if !here && !self.need_header(version, now) {
                         return None;
                     }
+                    let Some((_, header)) = self.relay.header(version) else {
+                        self.playout.skip();
+                        continue;
+                    };
+                    let media = Media::Header {
+                        media: header.media.clone(),
+                        epoch: header.epoch,
+                        own_timeline: header.own_timeline,
+                    };
+                    self.playout.header_applied(version);
+                    return Some(media);
                 }
                 Next::Wait(at) => {
                     self.wake_media = at;
@@ -518,14 +521,16 @@ impl Viewer {
         }
     }
 
-    /// Asks around for a header; true if it is given up with the piece that needs it.
+    /// Asks around for a header; true if it is waited for no longer. The next one that is known
+    /// stands in for it.
     fn need_header(&mut self, version: u32, now: Instant) -> bool {
         let position = self.playout.position().unwrap_or_default();
         let due = self
             .playout
             .due(position, &self.relay.window, self.clock.mapping());
-        if due.is_some_and(|due| due + SETTLE <= now) {
-            self.playout.skip();
+        let later = self.relay.header(version).is_some();
+        let patience = if later { Duration::ZERO } else { SETTLE };
+        if due.is_some_and(|due| due + patience <= now) {
             return true;
         }
         let again = Duration::from_millis(100);

@@ -1,0 +1,215 @@
+//! What travels beside the buffers, in its place among them; and who joins in the middle.
+
+use std::sync::{Arc, Mutex};
+
+use gst::prelude::*;
+use gst_icd_suite::{Record, end_of, init, launch, until, viewers_uri};
+
+/// What passed a pad, of the kinds that travel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Passed {
+    Buffer(Vec<u8>),
+    Caps(String),
+    Tags(String),
+    /// Its duration.
+    Gap(Option<gst::ClockTime>),
+    Custom(String),
+    Sticky(String),
+}
+
+impl Passed {
+    fn of(event: &gst::EventRef) -> Option<Self> {
+        let structure = || event.structure().map(|s| s.to_string());
+        Some(match event.view() {
+            gst::EventView::Caps(caps) => Self::Caps(caps.caps().to_string()),
+            gst::EventView::Tag(tag) => {
+                Self::Tags(format!("{:?} {}", tag.tag().scope(), tag.tag()))
+            }
+            gst::EventView::Gap(gap) => Self::Gap(gap.get().1),
+            gst::EventView::CustomDownstream(_) => Self::Custom(structure()?),
+            gst::EventView::CustomDownstreamSticky(_) => Self::Sticky(structure()?),
+            _ => return None,
+        })
+    }
+
+    fn is_buffer(&self) -> bool {
+        matches!(self, Self::Buffer(_))
+    }
+}
+
+fn record(pad: &gst::Pad) -> Arc<Mutex<Vec<Passed>>> {
+    let record: Arc<Mutex<Vec<Passed>>> = Arc::default();
+    let list = record.clone();
+    let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
+    pad.add_probe(kinds, move |_, info| {
+        let passed = match &info.data {
+            Some(gst::PadProbeData::Buffer(buffer)) => {
+                let data = buffer.map_readable().expect("system memory").to_vec();
+                Some(Passed::Buffer(data))
+            }
+            Some(gst::PadProbeData::Event(event)) => Passed::of(event),
+            _ => None,
+        };
+        list.lock().expect("no panic elsewhere").extend(passed);
+        gst::PadProbeReturn::Ok
+    });
+    record
+}
+
+fn pad(pipeline: &gst::Pipeline, element: &str, name: &str) -> gst::Pad {
+    let element = pipeline.by_name(element).expect("the element");
+    element.static_pad(name).expect("the pad")
+}
+
+/// What is pushed before the n-th buffer.
+fn extra(n: u32, caps: Option<gst::Caps>, at: Option<gst::ClockTime>) -> Vec<gst::Event> {
+    let structure = |name: &str| {
+        gst::Structure::builder(name)
+            .field("number", n)
+            .field("text", "with \"quotes\" and \u{fc}ml\u{e4}ut")
+            .build()
+    };
+    let tags = |scope, title: &str| {
+        let mut list = gst::TagList::new();
+        let tags = list.make_mut();
+        tags.set_scope(scope);
+        tags.add::<gst::tags::Title>(&title, gst::TagMergeMode::Replace);
+        gst::event::Tag::new(list)
+    };
+    let changed = |par: i32| {
+        let mut caps = caps.clone().expect("there are caps");
+        caps.make_mut()
+            .set("pixel-aspect-ratio", gst::Fraction::new(par, 1));
+        gst::event::Caps::new(&caps)
+    };
+    match n {
+        20 => vec![
+            tags(gst::TagScope::Stream, "the stream"),
+            tags(gst::TagScope::Global, "the film"),
+        ],
+        30 => vec![gst::event::CustomDownstream::new(structure("icd-test"))],
+        31 => vec![gst::event::CustomDownstream::new(structure("icd-test"))],
+        40 => vec![changed(2)],
+        50 => vec![
+            gst::event::Gap::builder(at.expect("a time"))
+                .duration(gst::ClockTime::from_mseconds(5))
+                .build(),
+        ],
+        60 => vec![gst::event::CustomDownstreamSticky::new(structure(
+            "icd-sticky",
+        ))],
+        70 => vec![changed(3), tags(gst::TagScope::Stream, "another title")],
+        75 => vec![gst::event::CustomDownstreamSticky::new(structure(
+            "icd-sticky",
+        ))],
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn caps_tags_gaps_and_custom_events_come_in_their_place() {
+    init();
+    let seed = launch(
+        "videotestsrc is-live=true pattern=ball num-buffers=90 ! video/x-raw,format=GRAY8,width=32,height=32,framerate=25/1,pixel-aspect-ratio=1/1 ! identity name=in ! icdsink name=seed address=127.0.0.1 port=0",
+    );
+    seed.set_state(gst::State::Ready).expect("READY");
+    let sent = record(&pad(&seed, "seed", "sink"));
+    let count = Mutex::new(0);
+    pad(&seed, "in", "src").add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+        let mut count = count.lock().expect("no panic elsewhere");
+        *count += 1;
+        let at = match &info.data {
+            Some(gst::PadProbeData::Buffer(buffer)) => buffer.pts(),
+            _ => None,
+        };
+        for event in extra(*count, pad.current_caps(), at) {
+            pad.push_event(event);
+        }
+        gst::PadProbeReturn::Ok
+    });
+    seed.set_state(gst::State::Paused).expect("PAUSED");
+    let viewer = launch(&format!(
+        "icdsrc name=src uri={} latency=500 ! fakesink",
+        viewers_uri(&seed)
+    ));
+    let got = record(&pad(&viewer, "src", "src"));
+    viewer.set_state(gst::State::Playing).expect("PLAYING");
+    let sink = seed.by_name("seed").expect("the seed");
+    until("the viewer is admitted", || {
+        sink.property::<u32>("num-viewers") == 1
+    });
+    seed.set_state(gst::State::Playing).expect("PLAYING");
+    end_of(&viewer);
+    viewer.set_state(gst::State::Null).expect("NULL");
+    seed.set_state(gst::State::Null).expect("NULL");
+    let all = |record: Arc<Mutex<Vec<Passed>>>| record.lock().expect("no panic").clone();
+    let (sent, got) = (all(sent), all(got));
+    assert!(sent.iter().filter(|p| p.is_buffer()).count() == 90);
+    // Several between the same two buffers may change places: caps come before tags.
+    assert_eq!(between(&sent), between(&got));
+}
+
+/// For each buffer, what came since the one before.
+fn between(passed: &[Passed]) -> Vec<(Vec<String>, &Passed)> {
+    let mut all = Vec::new();
+    let mut events = Vec::new();
+    for passed in passed {
+        if passed.is_buffer() {
+            events.sort_unstable();
+            all.push((std::mem::take(&mut events), passed));
+        } else {
+            events.push(format!("{passed:?}"));
+        }
+    }
+    all
+}
+
+/// From the middle of the stream on, and of a group of pictures that is older than the play-out
+/// delay: even what is overdue has its time.
+#[test]
+fn who_joins_in_the_middle_gets_everything_from_a_key_frame_on() {
+    init();
+    let streams = [
+        ("x264enc tune=zerolatency key-int-max=50 ! h264parse", 200),
+        ("x264enc bframes=2 key-int-max=50 ! h264parse", 300),
+        ("vp8enc deadline=1 keyframe-max-dist=50", 200),
+        ("x264enc tune=zerolatency key-int-max=50 ! mpegtsmux", 200),
+        (
+            "x264enc tune=zerolatency key-int-max=50 ! mpegtsmux alignment=7",
+            200,
+        ),
+    ];
+    let seeds = streams.map(|(media, latency)| {
+        let seed = launch(&format!(
+            "videotestsrc is-live=true num-buffers=220 ! video/x-raw,width=64,height=64,framerate=25/1 ! {media} ! icdsink name=seed address=127.0.0.1 port=0"
+        ));
+        let sent = Record::at(&seed, "seed", "sink");
+        seed.set_state(gst::State::Playing).expect("PLAYING");
+        (media, latency, seed, sent)
+    });
+    let viewers = seeds.map(|(media, latency, seed, sent)| {
+        until("three groups of pictures", || {
+            seed.query_position::<gst::ClockTime>() > Some(gst::ClockTime::from_mseconds(6600))
+        });
+        let viewer = launch(&format!(
+            "icdsrc name=src uri={} latency={latency} ! fakesink",
+            viewers_uri(&seed)
+        ));
+        let got = Record::at(&viewer, "src", "src");
+        viewer.set_state(gst::State::Playing).expect("PLAYING");
+        (media, seed, sent, viewer, got)
+    });
+    for (media, seed, sent, viewer, got) in viewers {
+        end_of(&viewer);
+        let headers = gst_icd_suite::stream_headers(&seed, "seed", "sink");
+        let _ = viewer.set_state(gst::State::Null);
+        let _ = seed.set_state(gst::State::Null);
+        let (sent, mut got) = (sent.seen(), got.seen());
+        got.drain(..headers.len());
+        println!("{media}: {} sent, {} received", sent.len(), got.len());
+        assert!(got.len() < sent.len(), "it was there from the start");
+        gst_icd_suite::assert_same(&sent, &got);
+        let key = !got[0].flags.contains(gst::BufferFlags::DELTA_UNIT);
+        assert!(key || media.contains("mpegtsmux"), "{media}: no key frame");
+    }
+}
