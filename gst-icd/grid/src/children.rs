@@ -20,9 +20,11 @@ pub struct Child {
 pub struct Children {
     stripes: Vec<BTreeMap<PeerId, Child>>,
     slots: usize,
+    most: usize,
 }
 
-/// Share of an uplink that is given away: the rest is control, retransmission and pulls
+/// Share of an uplink that is given away, beside messages and acknowledgements, which are
+/// counted (see the uplink): the rest is retransmission and pulls
 /// (notes on the algorithm, section 2: "base").
 const BASE: f64 = 0.96;
 
@@ -36,7 +38,7 @@ pub fn slots(uplink: Option<Bitrate>, bytes_per_second: f64, stripes: u8) -> usi
     if stripe <= 0.0 {
         return 0;
     }
-    // 6 % for packet headers and acknowledgements; see the uplink.
+    // 6 % for packet headers.
     ((uplink.bytes_per_second() * BASE / 1.06 / stripe) as usize).min(MANY_SLOTS)
 }
 
@@ -49,9 +51,15 @@ impl Children {
         self.stripes = vec![BTreeMap::new(); usize::from(stripes)];
     }
 
-    /// Changes the number of slots; who is fed stays fed.
-    pub fn set_slots(&mut self, slots: usize) {
+    /// Changes the number of slots; who is fed stays fed. Beyond `most`, there are too many.
+    pub fn set_slots(&mut self, slots: usize, most: usize) {
         self.slots = slots;
+        self.most = most;
+    }
+
+    /// Children that the uplink can't carry, whatever else it does.
+    pub fn excess(&self) -> usize {
+        self.used().saturating_sub(self.most)
     }
 
     /// Slots in all.
@@ -177,7 +185,7 @@ mod tests {
         let now = Instant::now();
         let mut children = Children::default();
         children.reset(2);
-        children.set_slots(1);
+        children.set_slots(1, 1);
         let stripe = StripeId(0);
         let judge = |c: &Children, path| c.judge(PeerId(7), 70, stripe, path);
         assert_eq!(judge(&children, None), Err(NoStripe::Orphan));

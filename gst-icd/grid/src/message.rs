@@ -21,6 +21,8 @@ pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 pub const MAX_CANDIDATES: usize = 16;
 /// Most pieces in one pull.
 pub const MAX_PULL: usize = 32;
+/// Most missing pieces in a buffer map.
+pub const MAX_HOLES: usize = 64;
 /// Longest path that a stripe may take.
 pub const MAX_DEPTH: usize = 16;
 
@@ -123,11 +125,13 @@ pub enum NoStripe {
     Deep,
 }
 
-/// What neighbours tell each other twice a second.
+/// What neighbours tell each other five times a second: the buffer map, and how they are.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Have {
     /// Newest piece of each stripe.
     pub heads: Vec<Option<Seq>>,
+    /// Pieces before those that are not here, the newest [`MAX_HOLES`].
+    pub holes: Vec<Seq>,
     /// Stripes that could be pushed beside those that are.
     pub spare: u16,
     /// Queueing delay of the own uplink, in milliseconds.
@@ -288,6 +292,27 @@ impl Message {
     }
 }
 
+impl Have {
+    /// Whether the sender of this has a piece, as far as can be told: this is a moment old.
+    pub fn likely(&self, seq: Seq) -> bool {
+        let stripes = self.heads.len();
+        if stripes == 0 {
+            return false;
+        }
+        let head = self.heads[(seq.0 % stripes as u64) as usize];
+        let newest = self.heads.iter().flatten().max();
+        match (head, newest) {
+            // Every stripe was past it.
+            (Some(head), Some(newest)) if seq.0 + stripes as u64 <= newest.0 => {
+                seq <= head && !self.holes.contains(&seq)
+            }
+            // It may have come since: half a second of 20 ms pieces.
+            (Some(head), _) => head.0 + 25 >= seq.0,
+            (None, _) => false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,6 +330,20 @@ mod tests {
         assert_eq!(Message::decode(&bytes[4..bytes.len() - 1]), Err(BadMessage));
         assert_eq!(Message::decode(&[250, 1, 2]), Err(BadMessage));
         assert_eq!(Message::decode(&[]), Err(BadMessage));
+    }
+
+    #[test]
+    fn a_buffer_map_tells_what_is_here_and_what_may_have_come_since() {
+        let have = Have {
+            heads: vec![Some(Seq(100)), Some(Seq(101)), Some(Seq(62)), None],
+            holes: vec![Seq(96)],
+            ..Default::default()
+        };
+        let likely = |seq| have.likely(Seq(seq));
+        assert!(likely(92) && !likely(96) && likely(97));
+        assert!(likely(58) && !likely(66), "its third stripe stands still");
+        assert!(likely(104) && !likely(132), "a moment has passed");
+        assert!(!likely(3) && !Have::default().likely(Seq(0)));
     }
 
     #[test]

@@ -16,6 +16,8 @@ const PATIENCE: Duration = Duration::from_millis(60);
 const UPSTREAM_PATIENCE: Duration = Duration::from_millis(700);
 /// An orphan asks the seed after this time without finding a peer.
 const ORPHAN: Duration = Duration::from_millis(150);
+/// An orphan for so long asks the seed first: peers said no, or nothing, twice or more.
+const LONG_ORPHAN: Duration = Duration::from_millis(350);
 /// A stripe on loan stays with the seed until it is so many pieces behind the newest at most.
 const CAUGHT_UP: u64 = 32;
 const SEED_RETRY: Duration = Duration::from_millis(400);
@@ -396,20 +398,18 @@ impl Parents {
                     let jitter = Duration::from_millis(rng.u64(0..20));
                     (n.rtt + Duration::from_millis(40) * load + jitter, n.peer)
                 });
-            let choice = match best {
-                Some(n) => Some((n, false)),
-                None => neighbours
-                    .iter()
-                    .find(|n| n.seed)
-                    .filter(|_| feed.parent.is_none())
-                    .filter(|_| {
-                        feed.orphan_since
-                            .is_some_and(|at| now.saturating_duration_since(at) >= ORPHAN)
-                            && feed
-                                .asked_seed
-                                .is_none_or(|at| now.saturating_duration_since(at) >= SEED_RETRY)
-                    })
-                    .map(|n| (n, true)),
+            let orphan = match (feed.parent, feed.orphan_since) {
+                (None, Some(at)) => now.saturating_duration_since(at),
+                _ => Duration::ZERO,
+            };
+            let rested = |at: Instant| now.saturating_duration_since(at) >= SEED_RETRY;
+            let seed = neighbours
+                .iter()
+                .find(|n| n.seed && orphan >= ORPHAN && feed.asked_seed.is_none_or(rested));
+            let choice = match (best, seed) {
+                (_, Some(seed)) if orphan >= LONG_ORPHAN => Some((seed, true)),
+                (Some(best), _) => Some((best, false)),
+                (None, seed) => seed.map(|seed| (seed, true)),
             };
             let Some((neighbour, lease)) = choice else {
                 continue;

@@ -11,8 +11,13 @@ pub const PEERS_FROM: f64 = 0.4;
 /// ... and go to the seed at this one (notes on the algorithm, section 2: r1 and r2).
 pub const SEED_FROM: f64 = 0.2;
 const MAX_TRIES: usize = 16;
+/// The seed is asked this much before a piece is due, beyond one and a half round trips to it:
+/// its uplink's queue, and one retransmission.
+const SEED_NEEDS: Duration = Duration::from_millis(200);
 /// When every neighbour was asked in vain, they are asked again after this time.
 const AGAIN: Duration = Duration::from_millis(100);
+/// Beyond a round trip.
+const LEAST_PATIENCE: Duration = Duration::from_millis(40);
 const MAX_OUTSTANDING_PER_PEER: usize = 16;
 
 /// A neighbour that may have what is missing.
@@ -45,6 +50,8 @@ struct Pull {
     outstanding: Option<(PeerId, Instant)>,
     not_before: Option<Instant>,
     tries: usize,
+    /// Every neighbour that has it was asked, and is busy or silent.
+    in_vain: bool,
 }
 
 /// See the module.
@@ -54,13 +61,17 @@ pub struct Rescue {
 }
 
 impl Rescue {
-    /// Whom to ask for what now. `knows` says whether a neighbour is likely to have a piece.
+    /// Whom to ask for what now. `knows` says whether a neighbour is likely to have a piece;
+    /// `salt` is this node's own: what none of its neighbours has, the nodes around it lack as
+    /// well, and not all of them shall ask the seed in the same moment. The first to have it
+    /// serve the others.
     pub fn plan(
         &mut self,
         missing: &[Missing],
         sources: &[Source],
         latency: Duration,
         knows: impl Fn(PeerId, Seq) -> bool,
+        salt: u64,
         now: Instant,
     ) -> BTreeMap<PeerId, Vec<Seq>> {
         let wanted: BTreeSet<Seq> = missing.iter().map(|m| m.seq).collect();
@@ -74,7 +85,9 @@ impl Rescue {
             }
         }
         let peers_from = latency.mul_f64(PEERS_FROM);
-        let seed_from = latency.mul_f64(SEED_FROM);
+        let seed = sources.iter().find(|s| s.seed);
+        let needs = seed.map_or(Duration::ZERO, |s| s.rtt * 3 / 2 + SEED_NEEDS);
+        let seed_from = latency.mul_f64(SEED_FROM).max(needs).min(peers_from);
         let mut plan: BTreeMap<PeerId, Vec<Seq>> = BTreeMap::new();
         for item in missing {
             // What no push will bring may be asked for sooner, though not at once: the stripe's
@@ -94,6 +107,15 @@ impl Rescue {
             {
                 continue;
             }
+            let somebody =
+                !pull.in_vain && sources.iter().any(|s| !s.seed && knows(s.peer, item.seq));
+            let seed_from = match somebody {
+                true => seed_from,
+                false => {
+                    let luck = fastrand::Rng::with_seed(salt ^ item.seq.0).f64();
+                    seed_from + (peers_from.saturating_sub(seed_from)).mul_f64(luck)
+                }
+            };
             let to_seed = item.slack <= seed_from;
             let usable = |s: &&Source| {
                 load.get(&s.peer).copied().unwrap_or(0) < MAX_OUTSTANDING_PER_PEER
@@ -113,13 +135,19 @@ impl Rescue {
             } else {
                 from_peer
             }) else {
+                pull.in_vain = true;
                 pull.asked.clear();
                 pull.not_before = Some(now + AGAIN);
                 continue;
             };
             pull.asked.insert(source.peer);
             pull.tries += 1;
-            let patience = Duration::from_millis(150).min(item.slack / 2);
+            let mut patience = Duration::from_millis(150).min(item.slack / 2);
+            if !source.seed {
+                // No longer than until the seed is to be asked.
+                let left = item.slack.saturating_sub(seed_from + source.rtt);
+                patience = patience.min(left.max(LEAST_PATIENCE));
+            }
             pull.outstanding = Some((source.peer, now + source.rtt + patience));
             *load.entry(source.peer).or_default() += 1;
             plan.entry(source.peer).or_default().push(item.seq);
@@ -180,8 +208,9 @@ mod tests {
         let now = Instant::now();
         let sources = [source(1, true), source(2, false)];
         let mut rescue = Rescue::default();
-        let plan =
-            |r: &mut Rescue, slack, at| r.plan(&missing(slack), &sources, LATENCY, |_, _| true, at);
+        let plan = |r: &mut Rescue, slack, at| {
+            r.plan(&missing(slack), &sources, LATENCY, |_, _| true, 1, at)
+        };
         assert!(plan(&mut rescue, 1500, now).is_empty());
         let first = plan(&mut rescue, 790, now);
         assert_eq!(first.keys().collect::<Vec<_>>(), [&PeerId(2)]);
@@ -203,10 +232,42 @@ mod tests {
         let now = Instant::now();
         let sources = [source(2, false), source(3, false)];
         let mut rescue = Rescue::default();
-        let first = rescue.plan(&missing(700), &sources, LATENCY, |_, _| true, now);
+        let first = rescue.plan(&missing(700), &sources, LATENCY, |_, _| true, 1, now);
         assert!(first.contains_key(&PeerId(2)));
         let later = now + 171 * MS;
-        let second = rescue.plan(&missing(529), &sources, LATENCY, |_, _| true, later);
+        let second = rescue.plan(&missing(529), &sources, LATENCY, |_, _| true, 1, later);
         assert!(second.contains_key(&PeerId(3)));
+    }
+
+    #[test]
+    fn what_no_neighbour_has_the_seed_is_asked_for_by_one_after_the_other() {
+        let now = Instant::now();
+        let sources = [source(1, true), source(2, false)];
+        let asked_at = |salt: u64| {
+            let mut rescue = Rescue::default();
+            (0..2000).rev().find(|slack| {
+                let now = now + (2000 - slack) * MS;
+                let plan =
+                    rescue.plan(&missing(*slack), &sources, LATENCY, |_, _| false, salt, now);
+                plan.contains_key(&PeerId(1))
+            })
+        };
+        let mut times: Vec<_> = (0..20).filter_map(asked_at).collect();
+        times.sort_unstable();
+        assert_eq!(times.len(), 20);
+        assert!(times[0] >= 400 && times[19] <= 800, "{times:?}");
+        assert!(times[19] - times[0] > 200, "{times:?}");
+    }
+
+    #[test]
+    fn a_far_seed_is_asked_sooner() {
+        let now = Instant::now();
+        let sources = [Source {
+            rtt: 250 * MS,
+            ..source(1, true)
+        }];
+        let mut rescue = Rescue::default();
+        let plan = rescue.plan(&missing(570), &sources, LATENCY, |_, _| true, 1, now);
+        assert!(plan.contains_key(&PeerId(1)));
     }
 }

@@ -12,8 +12,12 @@ use crate::message::{Candidate, Hello, MAX_CANDIDATES, Refusal, Report};
 const ROOT_SILENCE: Duration = Duration::from_millis(350);
 /// A child that confirms nothing for this long is gone.
 const CHILD_SILENCE: Duration = Duration::from_millis(2500);
-/// An invitation that is not followed lapses.
-const INVITED: Duration = Duration::from_millis(600);
+/// An invitation that is not followed within two round trips and this lapses ...
+const INVITED: Duration = Duration::from_millis(150);
+/// ... and is not repeated for this long.
+const MISSED: Duration = Duration::from_secs(3);
+/// Viewers report once a second; who said nothing for longer may be gone.
+const QUIET: Duration = Duration::from_millis(1500);
 /// A report that is older says nothing about what a viewer can give.
 const REPORT_HOLDS: Duration = Duration::from_millis(2200);
 /// What was promised of the viewers' room counts until their reports know of it.
@@ -40,6 +44,17 @@ pub struct Member {
     pub started: bool,
 }
 
+/// How a viewer's connection is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pulse {
+    /// It has confirmed nothing for so long, of what is on its way to it.
+    pub silence: Duration,
+    /// Since it said anything.
+    pub heard: Duration,
+    /// Round trip to it.
+    pub rtt: Duration,
+}
+
 /// What the seed does about its places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -59,6 +74,8 @@ pub struct Seat {
     members: BTreeMap<PeerId, Member>,
     roots: Vec<Option<PeerId>>,
     invited: Vec<Option<(PeerId, Instant)>>,
+    /// Who let an invitation lapse, and until when it gets none.
+    missed: BTreeMap<PeerId, Instant>,
     promised: Vec<(usize, Instant)>,
     balanced: Instant,
     /// Most viewers; none is unlimited.
@@ -72,6 +89,7 @@ impl Seat {
             members: BTreeMap::new(),
             roots: Vec::new(),
             invited: Vec::new(),
+            missed: BTreeMap::new(),
             promised: Vec::new(),
             balanced: now,
             max_viewers,
@@ -131,6 +149,7 @@ impl Seat {
     /// The connection is gone.
     pub fn forget(&mut self, peer: PeerId) -> Option<Member> {
         self.vacate(peer);
+        self.missed.remove(&peer);
         self.members.remove(&peer)
     }
 
@@ -217,19 +236,22 @@ impl Seat {
     pub fn tend(
         &mut self,
         children: &Children,
-        silence: impl Fn(PeerId) -> Duration,
+        pulse: impl Fn(PeerId) -> Pulse,
         now: Instant,
     ) -> Vec<Place> {
         let mut steps = Vec::new();
         for peer in children.all() {
-            if silence(peer) > CHILD_SILENCE {
+            if pulse(peer).silence > CHILD_SILENCE {
                 steps.push(Place::Dead(peer));
             }
         }
+        self.missed.retain(|_, until| *until > now);
         for k in 0..self.roots.len() {
-            self.invited[k].take_if(|(_, until)| *until <= now);
+            if let Some((peer, _)) = self.invited[k].take_if(|(_, until)| *until <= now) {
+                self.missed.insert(peer, now + MISSED);
+            }
             if let Some(root) = self.roots[k] {
-                if silence(root) <= ROOT_SILENCE {
+                if pulse(root).silence <= ROOT_SILENCE {
                     continue;
                 }
                 // It may come back: it keeps its subscription, but as a lease.
@@ -237,38 +259,59 @@ impl Seat {
                 steps.push(Place::Lease(root, StripeId(k as u8)));
             }
             if self.invited[k].is_none() {
-                steps.extend(self.fill(k, children, &silence, now));
+                steps.extend(self.fill(k, children, &pulse, now));
             }
         }
         if now.saturating_duration_since(self.balanced) >= BALANCE {
             self.balanced = now;
-            steps.extend(self.balance(&silence, now));
+            steps.extend(self.balance(&pulse, now));
         }
         steps
     }
 
-    fn able(&self, peer: PeerId, silence: &impl Fn(PeerId) -> Duration) -> bool {
-        self.strength(peer) > 0 && silence(peer) <= ROOT_SILENCE / 2
+    fn able(&self, peer: PeerId, pulse: &impl Fn(PeerId) -> Pulse) -> bool {
+        let now = pulse(peer);
+        self.strength(peer) > 0
+            && now.silence <= ROOT_SILENCE / 2
+            && now.heard <= QUIET + now.rtt
+            && !self.missed.contains_key(&peer)
+    }
+
+    /// Who gets a place first: those that were heard since the silence of a root began, as it may
+    /// not be the only one that is gone; those with few places; the strong.
+    fn rank(&self, peer: PeerId, pulse: &impl Fn(PeerId) -> Pulse) -> (bool, usize, u16, PeerId) {
+        let quiet = pulse(peer).heard > ROOT_SILENCE;
+        (
+            quiet,
+            self.places(peer),
+            u16::MAX - self.strength(peer),
+            peer,
+        )
+    }
+
+    fn invite(&mut self, k: usize, peer: PeerId, rtt: Duration, now: Instant) -> Place {
+        self.invited[k] = Some((peer, now + rtt * 2 + INVITED));
+        Place::Invite(peer, StripeId(k as u8))
     }
 
     fn fill(
         &mut self,
         k: usize,
         children: &Children,
-        silence: &impl Fn(PeerId) -> Duration,
+        pulse: &impl Fn(PeerId) -> Pulse,
         now: Instant,
     ) -> Option<Place> {
         let stripe = StripeId(k as u8);
         let lent = children
             .of(stripe)
-            .filter(|p| self.able(*p, silence))
-            .min_by_key(|p| (self.places(*p), u16::MAX - self.strength(*p), *p));
+            .filter(|p| self.able(*p, pulse))
+            .min_by_key(|p| self.rank(*p, pulse));
         let other = self
             .members
             .keys()
             .copied()
-            .filter(|p| self.able(*p, silence) && self.members[p].started)
-            .min_by_key(|p| (self.places(*p), u16::MAX - self.strength(*p), *p));
+            .filter(|p| self.able(*p, pulse) && self.members[p].started)
+            .min_by_key(|p| self.rank(*p, pulse));
         // A lease holder needs no message back and forth, unless it carries much already.
         match (lent, other) {
             (Some(lent), other)
@@ -277,16 +320,13 @@ impl Seat {
                 self.roots[k] = Some(lent);
                 Some(Place::Root(lent, stripe))
             }
-            (_, Some(other)) => {
-                self.invited[k] = Some((other, now + INVITED));
-                Some(Place::Invite(other, stripe))
-            }
+            (_, Some(other)) => Some(self.invite(k, other, pulse(other).rtt, now)),
             _ => None,
         }
     }
 
-    fn balance(&mut self, silence: &impl Fn(PeerId) -> Duration, now: Instant) -> Option<Place> {
-        let able = |p: &PeerId| self.able(*p, silence) && self.members[p].started;
+    fn balance(&mut self, pulse: &impl Fn(PeerId) -> Pulse, now: Instant) -> Option<Place> {
+        let able = |p: &PeerId| self.able(*p, pulse) && self.members[p].started;
         let least = self
             .members
             .keys()
@@ -297,10 +337,7 @@ impl Seat {
             .filter(|k| self.invited[*k].is_none())
             .max_by_key(|k| self.roots[*k].map_or(0, |root| self.places(root)))?;
         let most = self.places(self.roots[k]?);
-        (most >= self.places(least) + 2).then(|| {
-            self.invited[k] = Some((least, now + INVITED));
-            Place::Invite(least, StripeId(k as u8))
-        })
+        (most >= self.places(least) + 2).then(|| self.invite(k, least, pulse(least).rtt, now))
     }
 }
 
@@ -352,36 +389,72 @@ mod tests {
         (seat, children, now)
     }
 
+    fn silent(ms: u64) -> Pulse {
+        Pulse {
+            silence: Duration::from_millis(ms),
+            ..Pulse::default()
+        }
+    }
+
+    #[test]
+    fn a_place_goes_to_one_that_was_heard_since_and_not_twice_to_one_that_keeps_mum() {
+        let (mut seat, mut children, now) = scene(&[8]);
+        seat.tend(&children, |_| Pulse::default(), now);
+        // Two more without a lease. The root and the stronger of them are killed.
+        seat.admit(PeerId(1), member(1, 9));
+        seat.admit(PeerId(2), member(2, 8));
+        children.forget(PeerId(0));
+        let pulse = |p: PeerId| Pulse {
+            silence: Duration::from_millis(if p.0 == 0 { 400 } else { 0 }),
+            heard: Duration::from_millis(if p.0 == 2 { 100 } else { 600 }),
+            rtt: Duration::from_millis(50),
+        };
+        let invited = |steps: &[Place]| {
+            let of = |step: &Place| match step {
+                Place::Invite(peer, stripe) if stripe.0 == 0 => Some(*peer),
+                _ => None,
+            };
+            steps.iter().find_map(of)
+        };
+        assert_eq!(invited(&seat.tend(&children, pulse, now)), Some(PeerId(2)));
+        let later = now + Duration::from_millis(260);
+        assert_eq!(
+            invited(&seat.tend(&children, pulse, later)),
+            Some(PeerId(1)),
+            "the other did not come"
+        );
+    }
+
     #[test]
     fn places_go_evenly_to_those_that_can_pass_on() {
         let (mut seat, children, now) = scene(&[0, 8, 8]);
-        let steps = seat.tend(&children, |_| Duration::ZERO, now);
+        let steps = seat.tend(&children, |_| Pulse::default(), now);
         let count = |n| {
             let mine = |s: &&Place| matches!(s, Place::Root(p, _) if p.0 == n);
             steps.iter().filter(mine).count()
         };
         assert_eq!((count(0), count(1), count(2)), (0, 2, 2));
-        assert!(seat.tend(&children, |_| Duration::ZERO, now).is_empty());
+        assert!(seat.tend(&children, |_| Pulse::default(), now).is_empty());
     }
 
     #[test]
     fn a_frozen_root_loses_its_place_to_a_living_one() {
         let (mut seat, children, now) = scene(&[8, 8]);
-        seat.tend(&children, |_| Duration::ZERO, now);
-        let frozen = |p: PeerId| Duration::from_millis(if p.0 == 0 { 400 } else { 0 });
+        seat.tend(&children, |_| Pulse::default(), now);
+        let frozen = |p: PeerId| silent(if p.0 == 0 { 400 } else { 0 });
         let steps = seat.tend(&children, frozen, now);
         let to_other = |s: &&Place| matches!(s, Place::Root(PeerId(1), _));
         assert_eq!(steps.iter().filter(to_other).count(), 2);
-        let gone = seat.tend(&children, |_| Duration::from_secs(3), now);
+        let gone = seat.tend(&children, |_| silent(3000), now);
         assert!(gone.contains(&Place::Dead(PeerId(0))));
     }
 
     #[test]
     fn a_newcomer_takes_a_share_of_the_places() {
         let (mut seat, mut children, now) = scene(&[8]);
-        seat.tend(&children, |_| Duration::ZERO, now);
+        seat.tend(&children, |_| Pulse::default(), now);
         seat.admit(PeerId(9), member(9, 8));
-        let steps = seat.tend(&children, |_| Duration::ZERO, now + BALANCE);
+        let steps = seat.tend(&children, |_| Pulse::default(), now + BALANCE);
         let [Place::Invite(PeerId(9), stripe)] = steps[..] else {
             panic!("{steps:?}");
         };

@@ -10,12 +10,20 @@ use std::time::{Duration, Instant};
 use crate::ids::{Bitrate, PeerId, Seq, StripeId};
 use crate::piece::Why;
 
-/// Bytes of packet headers, acknowledgements and stream frames per piece, and as a share
-/// (measured: `./icd bench overhead` compares sent UDP bytes with piece bytes).
+/// Bytes of packet headers and stream frames per piece, and as a share.
 const OVERHEAD_BYTES: f64 = 60.0;
 const OVERHEAD_SHARE: f64 = 1.05;
 /// Pieces that wait for one child; more are not accepted.
 const MAX_QUEUED: usize = 2048;
+/// A control message travels in a packet of its own: IP, UDP and QUIC headers, the tag.
+const MESSAGE_BYTES: usize = 60;
+/// What is received is acknowledged: a packet of some 70 bytes for every two of 1,200.
+const ACK_SHARE: f64 = 0.03;
+/// Over this time the overhead is averaged.
+const OVERHEAD_OVER: f64 = 2.0;
+/// Overhead takes at most this share of the rate from the slots; a burst of messages is no
+/// reason to drop all children.
+const MOST_OVERHEAD: f64 = 0.4;
 /// How far the pacer may run ahead of its rate.
 const BURST: Duration = Duration::from_millis(10);
 const MIN_BURST_BYTES: f64 = 4096.0;
@@ -61,6 +69,9 @@ pub struct Uplink {
     lanes: BTreeMap<PeerId, Lane>,
     flight_limit: usize,
     ticket: u64,
+    /// Bytes per second of messages and acknowledgements.
+    overhead: f64,
+    overheard: Instant,
     /// Pieces that expired in the queue.
     pub expired: u64,
 }
@@ -75,6 +86,8 @@ impl Uplink {
             lanes: BTreeMap::new(),
             flight_limit: 256 * 1024,
             ticket: 0,
+            overhead: 0.0,
+            overheard: now,
             expired: 0,
         }
     }
@@ -87,6 +100,33 @@ impl Uplink {
     /// The cap.
     pub fn rate(&self) -> Option<Bitrate> {
         self.rate
+    }
+
+    /// What is left of the cap for pieces, beside messages and acknowledgements.
+    pub fn rate_for_pieces(&self) -> Option<Bitrate> {
+        let rate = self.rate?;
+        let overhead = (self.overhead * 8.0).min(rate.0 as f64 * MOST_OVERHEAD);
+        Some(Bitrate(rate.0 - overhead as u64))
+    }
+
+    /// A control message of so many bytes is sent: at once, but what it takes is paid for.
+    pub fn message(&mut self, bytes: usize, now: Instant) {
+        self.charge((bytes + MESSAGE_BYTES) as f64, now);
+    }
+
+    /// So many bytes were received, and will be acknowledged.
+    pub fn received(&mut self, bytes: usize, now: Instant) {
+        self.charge(bytes as f64 * ACK_SHARE, now);
+    }
+
+    fn charge(&mut self, bytes: f64, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.overheard).as_secs_f64();
+        self.overhead *= (-elapsed / OVERHEAD_OVER).exp();
+        self.overhead += bytes / OVERHEAD_OVER;
+        self.overheard = now;
+        if self.rate.is_some() {
+            self.tokens -= bytes;
+        }
     }
 
     /// Bytes that one child may have outstanding, from the stream's rate in bytes per second:

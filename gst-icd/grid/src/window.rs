@@ -171,6 +171,26 @@ impl Window {
         heads
     }
 
+    /// The newest pieces that are not here although later ones of their stripe are, at most
+    /// `most` of them.
+    pub fn holes(&self, heads: &[Option<Seq>], most: usize) -> Vec<Seq> {
+        let Some((first, _)) = self.pieces.first_key_value() else {
+            return Vec::new();
+        };
+        let (stripes, first) = (heads.len() as u64, first.0);
+        let newest = heads.iter().flatten().max().map_or(first, |seq| seq.0);
+        let missing = |seq: &Seq| {
+            let head = heads[(seq.0 % stripes) as usize];
+            head.is_some_and(|head| *seq < head) && !self.has(*seq)
+        };
+        (first..newest)
+            .rev()
+            .map(Seq)
+            .filter(missing)
+            .take(most)
+            .collect()
+    }
+
     /// Pieces here from `from` on, in order.
     pub fn from(&self, from: Seq) -> impl Iterator<Item = &Stored> {
         self.pieces.range(from..).map(|(_, stored)| stored)

@@ -519,6 +519,17 @@ impl BaseSinkImpl for IcdSink {
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
         let started = lock(&self.state).take();
+        if let Some(started) = &started {
+            let snapshot = started.seed.snapshot();
+            gst::info!(
+                CAT,
+                imp = self,
+                "stopped after {:.1} s: {} bytes in, {} bytes sent by UDP",
+                started.seed.origin().elapsed().as_secs_f64(),
+                snapshot.stats.bytes_in,
+                snapshot.udp_bytes_sent
+            );
+        }
         // Outside the lock: it waits for the port to be free, shortly.
         drop(started);
         Ok(())

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::children::{Children, slots};
 use crate::cutter::Format;
 use crate::ids::{Bitrate, Epoch, NodeId, PeerId, Seq, StripeId};
-use crate::message::{Have, MAX_PULL, Message};
+use crate::message::{Have, MAX_HOLES, MAX_PULL, Message};
 use crate::node::{Action, Close, Event, PeerStats};
 use crate::piece::{Hop, Piece, Why};
 use crate::record::{Signed, StreamHeader};
@@ -227,12 +227,12 @@ impl Relay {
             return;
         };
         self.uplink.size_for(rate);
-        let count = if relays {
-            slots(self.uplink.rate(), rate, format.stripes)
-        } else {
-            0
+        let count = |uplink| match relays {
+            true => slots(uplink, rate, format.stripes),
+            false => 0,
         };
-        self.children.set_slots(count);
+        let (most, free) = (self.uplink.rate(), self.uplink.rate_for_pieces());
+        self.children.set_slots(count(free), count(most));
     }
 
     /// Stores a piece and pushes it on at once.
@@ -321,6 +321,7 @@ impl Relay {
                 if let Some(state) = self.peers.get_mut(&peer) {
                     state.have = have.clone();
                     state.have.heads.truncate(stripes.max(64));
+                    state.have.holes.truncate(MAX_HOLES);
                 }
             }
             Message::Pull(seqs) => self.pulled(peer, seqs, now),
@@ -382,8 +383,10 @@ impl Relay {
     }
 
     pub(super) fn have(&self, now: Instant) -> Have {
+        let heads = self.window.heads(self.stripes());
         Have {
-            heads: self.window.heads(self.stripes()),
+            holes: self.window.holes(&heads, MAX_HOLES),
+            heads,
             spare: self.children.spare().min(usize::from(u16::MAX)) as u16,
             queue_ms: self.uplink.delay(now).as_millis().min(60_000) as u16,
             delay_ms: 0,
@@ -392,6 +395,7 @@ impl Relay {
 
     /// Notes the one-way delay of a hop against the least seen.
     pub(super) fn note_hop(&mut self, peer: PeerId, hop: &Hop, bytes: usize, now: Instant) {
+        self.uplink.received(bytes, now);
         let here = now.saturating_duration_since(self.origin).as_micros() as i64;
         if let Some(state) = self.peers.get_mut(&peer) {
             state.bytes_in += bytes as u64;
@@ -405,6 +409,9 @@ impl Relay {
 
     pub(super) fn poll(&mut self, now: Instant) -> Option<Action> {
         if let Some(action) = self.actions.pop_front() {
+            if let Action::Send(_, bytes) = &action {
+                self.uplink.message(bytes.len(), now);
+            }
             return Some(action);
         }
         while let Some(transmit) = self.uplink.next(now) {

@@ -13,7 +13,7 @@ use crate::opening::{From, Opening, opening};
 use crate::piece::{Piece, PieceInfo};
 use crate::record::{Beacon, Signed, StreamHeader, Ticket};
 use crate::release::Release;
-use crate::seat::{Member, Place, Seat};
+use crate::seat::{Member, Place, Pulse, Seat};
 use crate::trust::{Sign, Verify};
 use crate::window::Bounds;
 
@@ -569,10 +569,16 @@ impl Seed {
 
     fn tend(&mut self, now: Instant) {
         self.tended = now;
-        let uplink = &self.relay.uplink;
-        let places = self
-            .seat
-            .tend(&self.relay.children, |peer| uplink.silence(peer, now), now);
+        let relay = &self.relay;
+        let pulse = |peer| {
+            let state = relay.peers.get(&peer);
+            Pulse {
+                silence: relay.uplink.silence(peer, now),
+                heard: state.map_or(Duration::MAX, |p| now.saturating_duration_since(p.heard)),
+                rtt: state.map_or(Duration::ZERO, |p| p.rtt),
+            }
+        };
+        let places = self.seat.tend(&relay.children, pulse, now);
         self.place(places);
     }
 

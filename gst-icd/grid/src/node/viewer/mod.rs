@@ -93,6 +93,7 @@ pub(super) struct Viewer {
     last_piece: Instant,
     ticked: Instant,
     have_at: Instant,
+    spoke: u64,
     report_at: Instant,
     reported_room: (usize, usize),
     end_told: bool,
@@ -150,6 +151,7 @@ impl Viewer {
             last_piece: now,
             ticked: now,
             have_at: now,
+            spoke: 0,
             report_at: now,
             reported_room: (0, 0),
             end_told: false,
@@ -436,7 +438,13 @@ impl Viewer {
                 .filter(|(_, p)| p.ready && !p.seed)
                 .map(|(peer, p)| (*peer, p.ping_sent))
                 .collect();
+            self.spoke += 1;
             for (peer, pinged) in peers {
+                // Children know by it that their parent lives; to the others it is a buffer map.
+                let fed = self.relay.children.stripes_of(peer).next().is_some();
+                if !fed && !self.spoke.is_multiple_of(2) {
+                    continue;
+                }
                 let delay_ms = self.relay.peers.get(&peer).map_or(0, |p| p.owd_ms);
                 let mut have = have.clone();
                 if let Message::Have(have) = &mut have {

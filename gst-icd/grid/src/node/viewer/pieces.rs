@@ -132,21 +132,14 @@ impl Viewer {
                 queue: Duration::from_millis(u64::from(p.have.queue_ms)),
             })
             .collect();
-        // What neighbours say is up to half a second old: 25 pieces of 20 ms.
         let knows = |peer: PeerId, seq: Seq| {
-            peers.get(&peer).is_some_and(|p| {
-                let head = p
-                    .have
-                    .heads
-                    .get(seq.stripe(stripes).index())
-                    .copied()
-                    .flatten();
-                head.is_some_and(|head| head.0 + 25 >= seq.0)
-            })
+            let have = peers.get(&peer).map(|p| &p.have);
+            have.is_some_and(|have| have.likely(seq))
         };
+        let salt = self.relay.me.short();
         let plan = self
             .rescue
-            .plan(&missing, &sources, self.settings.latency, knows, now);
+            .plan(&missing, &sources, self.settings.latency, knows, salt, now);
         for (peer, seqs) in plan {
             self.relay.send(peer, &Message::Pull(seqs));
         }

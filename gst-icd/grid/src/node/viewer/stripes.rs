@@ -152,11 +152,7 @@ impl Viewer {
 
     /// The uplink shrank: the youngest children go.
     pub(super) fn shed(&mut self, _now: Instant) {
-        let over = self
-            .relay
-            .children
-            .used()
-            .saturating_sub(self.relay.children.slots());
+        let over = self.relay.children.excess();
         let mut all: Vec<_> = (0..self.relay.stripes())
             .map(StripeId)
             .flat_map(|k| {
