@@ -1,6 +1,9 @@
 //! What the tests of the plugin share: finding it, feeding it, recording what comes out.
 
 pub mod account;
+#[cfg(target_os = "linux")]
+pub mod lab;
+pub mod ordeal;
 pub mod processes;
 pub mod starts;
 

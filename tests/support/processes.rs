@@ -6,6 +6,9 @@ use std::process::{Child, Command, Stdio};
 use crate::account::{Account, account, packets};
 use crate::until;
 
+/// The program that most of them are.
+pub const GST_LAUNCH: &str = "gst-launch-1.0";
+
 /// A film as an MPEG transport stream of known length, noise so that its rate is even.
 #[derive(Debug)]
 pub struct Film {
@@ -19,7 +22,7 @@ impl Film {
     /// Encodes one with a key frame every two seconds.
     pub fn make(dir: &Path, seconds: u64) -> Self {
         let path = dir.join("film.ts");
-        let made = Command::new("gst-launch-1.0")
+        let made = Command::new(GST_LAUNCH)
             .arg("-q")
             .args(
                 format!(
@@ -50,9 +53,12 @@ pub struct Launched {
 impl Launched {
     /// Runs a pipeline. `file` is what the pipeline writes.
     pub fn run(pipeline: &str, file: &Path) -> Self {
-        let mut command = Command::new("gst-launch-1.0");
-        command.arg("-q").args(pipeline.split_whitespace());
-        Self::command(command, file)
+        Self::pipeline(Command::new(GST_LAUNCH), pipeline, file)
+    }
+
+    fn pipeline(mut gst_launch: Command, pipeline: &str, file: &Path) -> Self {
+        gst_launch.arg("-q").args(pipeline.split_whitespace());
+        Self::command(gst_launch, file)
     }
 
     /// Runs a program. `file` is what it writes.
@@ -72,24 +78,29 @@ impl Launched {
     }
 
     /// A broadcaster of a film in real time, that writes down what it sends.
-    pub fn seed(film: &Film, settings: &str, file: &Path) -> Self {
+    pub fn seed(gst_launch: Command, film: &Film, settings: &str, file: &Path) -> Self {
         let pipeline = format!(
             "filesrc location={} ! tsparse set-timestamps=true alignment=7 ! tee name=t ! queue ! icdsink {settings} t. ! queue ! filesink sync=true buffer-mode=unbuffered location={}",
             film.path.display(),
             file.display()
         );
-        let seed = Self::run(&pipeline, file);
+        // At its end it logs what it sent.
+        let mut gst_launch = gst_launch;
+        gst_launch
+            .env("GST_DEBUG", "icdsink:4")
+            .env("GST_DEBUG_NO_COLOR", "1");
+        let seed = Self::pipeline(gst_launch, &pipeline, file);
         until("the seed sends", || seed.written() > 0);
         seed
     }
 
     /// A viewer that writes what it receives.
-    pub fn viewer(settings: &str, file: &Path) -> Self {
+    pub fn viewer(gst_launch: Command, settings: &str, file: &Path) -> Self {
         let pipeline = format!(
             "icdsrc {settings} ! filesink sync=false buffer-mode=unbuffered location={}",
             file.display()
         );
-        Self::run(&pipeline, file)
+        Self::pipeline(gst_launch, &pipeline, file)
     }
 
     /// Bytes written so far.
@@ -121,6 +132,22 @@ impl Launched {
         let got = packets(&std::fs::read(&self.file).unwrap_or_default());
         let due = sent.len().saturating_sub((margin / 188) as usize);
         account(&sent, &got, due)
+    }
+
+    /// Ends a seed by Ctrl-C; what it sent to viewers by its own account, in bits per second.
+    pub fn end_and_rate(&mut self) -> f64 {
+        self.signal("INT");
+        until("it has ended", || {
+            self.child.try_wait().is_ok_and(|ended| ended.is_some())
+        });
+        let said = self.said();
+        let line = said.lines().find_map(|l| l.split_once("stopped after "));
+        let (_, line) = line.expect("it says what it sent");
+        let numbers: Vec<f64> = line.split(' ').filter_map(|w| w.parse().ok()).collect();
+        let [seconds, _, sent] = numbers[..] else {
+            panic!("{line}");
+        };
+        sent * 8.0 / seconds
     }
 
     /// What it said on standard error.
