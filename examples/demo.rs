@@ -188,9 +188,9 @@ fn viewer() -> ExitCode {
 /// `name:stripes` of a peer that pushes something.
 fn parent(peer: gst::Structure) -> Option<String> {
     let stripes = peer.get::<gst::Array>("stripes-from").ok()?.len();
-    let name = match peer.get::<bool>("seed") {
+    let name: String = match peer.get::<bool>("seed") {
         Ok(true) => "seed".into(),
-        _ => peer.get::<String>("id").ok()?,
+        _ => peer.get::<String>("id").ok()?.chars().take(8).collect(),
     };
     (stripes > 0).then(|| format!("{name}:{stripes}"))
 }

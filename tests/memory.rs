@@ -13,7 +13,7 @@ const MUCH: u64 = 60 << 20;
 /// as much again for the allocator and for retransmissions.
 const BOUND: u64 = 12 << 20;
 
-/// Three viewers of a seed: the first runs and relays, the second stands still, the third
+/// Four viewers of a seed: the first runs and relays, the second stands still, the third
 /// comes to itself for a tenth of each second, the fourth plays at a fifth of the speed.
 /// Beside it a `tcpserversink` with one client that stands still, which shows that this test
 /// would see growth.

@@ -17,11 +17,11 @@ fn seed() -> (gst::Pipeline, Record) {
     (seed, sent)
 }
 
-/// What a viewer got; it drops nothing that is less than half a second late, since the machine
-/// may be slow.
+/// What a viewer got; it drops nothing that is less than a second late: join points are half a
+/// second apart, and the machine may be slow.
 fn viewer(uri: &str, name: &str) -> (gst::Pipeline, Record) {
     let viewer = launch(&format!(
-        "icdsrc name=src latency=600 uri={uri} ! {name}fakesink name=out sync=true max-lateness=500000000"
+        "icdsrc name=src latency=600 uri={uri} ! {name}fakesink name=out sync=true max-lateness=1000000000"
     ));
     let got = Record::at(&viewer, "src", "src");
     viewer.set_state(gst::State::Playing).expect("PLAYING");
@@ -141,6 +141,28 @@ fn a_paused_broadcaster_is_waited_for_and_followed() {
             .zip(&got)
             .all(|(s, g)| s.data == g.data)
     );
+    viewer.set_state(gst::State::Null).expect("NULL");
+    seed.set_state(gst::State::Null).expect("NULL");
+}
+
+#[test]
+fn a_short_pause_of_the_broadcaster_is_a_new_timeline_too() {
+    init();
+    let (seed, _) = seed();
+    let (viewer, got) = viewer(&viewers_uri(&seed), "");
+    until("it plays", || rendered(&viewer) > 25);
+    seed.set_state(gst::State::Paused).expect("PAUSED");
+    std::thread::sleep(Duration::from_millis(700));
+    let (before, had) = (rendered(&viewer), got.len());
+    seed.set_state(gst::State::Playing).expect("PLAYING");
+    until("it goes on", || rendered(&viewer) > before + 30);
+    no_complaint(&viewer);
+    let seen = got.seen();
+    let mark = (had.saturating_sub(2)..seen.len()).find(|n| seen[*n].flags.contains(DISCONT));
+    let mark = mark.expect("a mark of discontinuity");
+    let (last, next) = (seen[mark - 1].pts, seen[mark].pts);
+    let gap = next.expect("a time stamp") - last.expect("a time stamp");
+    assert!(gap >= gst::ClockTime::from_mseconds(500), "{gap}");
     viewer.set_state(gst::State::Null).expect("NULL");
     seed.set_state(gst::State::Null).expect("NULL");
 }

@@ -32,8 +32,3 @@ pub(crate) fn listen(
         })?;
     Ok(())
 }
-
-/// For logs and messages: the first letters of a node's name.
-pub(crate) fn short(id: &icd_grid::NodeId) -> String {
-    id.to_string()
-}

@@ -1,7 +1,10 @@
 //! Typed figures to `GstStructure`, at the edge.
 
-use icd_grid::Status;
+use gst::glib;
+use gst::prelude::*;
 use icd_net::Snapshot;
+
+use crate::icdsrc::IcdSrcStatus;
 
 fn ms(time: std::time::Duration) -> u64 {
     time.as_millis() as u64
@@ -11,7 +14,8 @@ fn peers(snapshot: &Snapshot) -> gst::Array {
     gst::Array::new(snapshot.stats.peers.iter().map(|peer| {
         let stripes = |list: &[u8]| gst::Array::new(list.iter().map(|k| u32::from(*k)));
         gst::Structure::builder("application/x-icd-peer-stats")
-            .field("id", peer.id.to_string())
+            .field("id", peer.id.whole())
+            .field("address", peer.addr.to_string())
             .field("seed", peer.seed)
             .field("rtt-ms", peer.rtt.as_secs_f64() * 1000.0)
             .field("bytes-received", peer.bytes_received)
@@ -57,10 +61,13 @@ pub(crate) fn sink(base: &gst::StructureRef, snapshot: &Snapshot) -> gst::Struct
 }
 
 /// `application/x-icd-src-stats`.
-pub(crate) fn src(snapshot: &Snapshot) -> gst::Structure {
+pub(crate) fn src(snapshot: &Snapshot, status: IcdSrcStatus, stream_name: &str) -> gst::Structure {
     let s = &snapshot.stats;
+    let status = status.to_value();
+    let status = glib::EnumValue::from_value(&status).map_or("", |(_, value)| value.nick());
     gst::Structure::builder("application/x-icd-src-stats")
-        .field("status", status(s.status))
+        .field("status", status)
+        .field("stream-name", stream_name)
         .field("epoch", s.epoch.0)
         .field("stripes", u32::from(s.stripes))
         .field("stream-bitrate", s.bytes_per_second * 8)
@@ -83,15 +90,4 @@ pub(crate) fn src(snapshot: &Snapshot) -> gst::Structure {
         .field("clock-error-ms", s.clock_error.as_secs_f64() * 1000.0)
         .field("peers", peers(snapshot))
         .build()
-}
-
-fn status(status: Status) -> &'static str {
-    match status {
-        Status::Connecting => "connecting",
-        Status::Waiting => "waiting",
-        Status::Running => "running",
-        Status::Starving => "starving",
-        Status::Ended => "ended",
-        Status::Refused => "refused",
-    }
 }

@@ -1,5 +1,7 @@
 //! `icd://KEY@host:port[,host:port…][?name=value&…]`
 
+use std::ops::RangeInclusive;
+
 use icd_grid::StreamKey;
 use icd_net::DEFAULT_PORT;
 
@@ -9,8 +11,6 @@ pub(crate) struct IcdUri {
     pub(crate) key: Option<StreamKey>,
     /// Host names or addresses (IPv6 without brackets), each with its port.
     pub(crate) hosts: Vec<(String, u16)>,
-    /// Whether a port was written.
-    pub(crate) port_given: bool,
     pub(crate) parameters: Vec<(String, String)>,
 }
 
@@ -51,7 +51,6 @@ impl IcdUri {
         };
         for host in hosts.split(',') {
             let (host, port) = split_host(host)?;
-            uri.port_given |= port.is_some();
             uri.hosts.push((host, port.unwrap_or(DEFAULT_PORT)));
         }
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -74,6 +73,15 @@ impl IcdUri {
             port => format!("icd://{key}@{host}:{port}"),
         }
     }
+}
+
+/// The value of a parameter that sets a property with this range.
+pub(crate) fn number(name: &str, value: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+    let number = value.parse().ok().filter(|n| range.contains(n));
+    number.ok_or_else(|| {
+        let (least, most) = range.into_inner();
+        format!("{name}={value}: a whole number from {least} to {most} is expected")
+    })
 }
 
 fn split_host(text: &str) -> Result<(String, Option<u16>), BadUri> {

@@ -128,12 +128,21 @@ pub fn stream_headers(pipeline: &gst::Pipeline, element: &str, pad: &str) -> Vec
     array.iter().map(buffer).collect()
 }
 
-/// A pipeline from a description.
+/// A pipeline from a description. It does about latency what `gst-launch-1.0` does.
 pub fn launch(description: &str) -> gst::Pipeline {
-    gst::parse::launch(description)
-        .expect("a pipeline")
-        .downcast()
-        .expect("a pipeline")
+    let pipeline = gst::parse::launch(description).expect("a pipeline");
+    let pipeline: gst::Pipeline = pipeline.downcast().expect("a pipeline");
+    let weak = pipeline.downgrade();
+    let bus = pipeline.bus().expect("a bus");
+    bus.set_sync_handler(move |_, message| {
+        if let (gst::MessageView::Latency(_), Some(pipeline)) = (message.view(), weak.upgrade()) {
+            pipeline.call_async(|pipeline| {
+                let _ = pipeline.recalculate_latency();
+            });
+        }
+        gst::BusSyncReply::Pass
+    });
+    pipeline
 }
 
 /// Waits until something holds.

@@ -18,6 +18,14 @@ impl NodeId {
     }
 }
 
+impl NodeId {
+    /// The whole of it, as 52 letters of lower-case base32.
+    pub fn whole(&self) -> String {
+        StreamKey(self.0).to_string()
+    }
+}
+
+/// The first eight letters of [`NodeId::whole`], for logs.
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = data_encoding::BASE32_NOPAD

@@ -23,6 +23,8 @@ pub const MAX_CANDIDATES: usize = 16;
 pub const MAX_PULL: usize = 32;
 /// Most missing pieces in a buffer map.
 pub const MAX_HOLES: usize = 64;
+/// Longest proof of a token.
+pub const MAX_PROOF_BYTES: usize = 64;
 /// Longest path that a stripe may take.
 pub const MAX_DEPTH: usize = 16;
 
@@ -110,6 +112,11 @@ pub enum Refusal {
     Version,
     /// No ticket, or not a valid one.
     Ticket,
+    /// The viewer's play-out delay is longer than what the seed keeps of the stream.
+    Latency {
+        /// The longest that it serves, in milliseconds.
+        most_ms: u32,
+    },
 }
 
 /// Why a stripe is not given.
@@ -262,8 +269,8 @@ pub enum Message {
     Find,
     /// Answers it.
     Candidates(Vec<Candidate>),
-    /// The node leaves.
-    Bye,
+    /// The seed renews a viewer's admission before it expires.
+    Ticket(Signed<Ticket>),
 }
 
 /// Bytes are no message.
@@ -303,12 +310,26 @@ impl Have {
         let newest = self.heads.iter().flatten().max();
         match (head, newest) {
             // Every stripe was past it.
-            (Some(head), Some(newest)) if seq.0 + stripes as u64 <= newest.0 => {
+            (Some(head), Some(newest)) if seq.plus(stripes as u64) <= *newest => {
                 seq <= head && !self.holes.contains(&seq)
             }
             // It may have come since: half a second of 20 ms pieces.
-            (Some(head), _) => head.0 + 25 >= seq.0,
+            (Some(head), _) => head.plus(25) >= seq,
             (None, _) => false,
+        }
+    }
+
+    /// What is kept of it, at a node whose stream has so many stripes.
+    pub fn trimmed(&self, stripes: u8) -> Self {
+        Self {
+            heads: self
+                .heads
+                .iter()
+                .copied()
+                .take(usize::from(stripes))
+                .collect(),
+            holes: self.holes.iter().copied().take(MAX_HOLES).collect(),
+            ..*self
         }
     }
 }
@@ -344,6 +365,19 @@ mod tests {
         assert!(likely(58) && !likely(66), "its third stripe stands still");
         assert!(likely(104) && !likely(132), "a moment has passed");
         assert!(!likely(3) && !Have::default().likely(Seq(0)));
+    }
+
+    #[test]
+    fn a_buffer_map_that_lies_is_no_reason_to_panic() {
+        let have = Have {
+            heads: vec![Some(Seq(u64::MAX)); 300],
+            holes: vec![Seq(u64::MAX); 300],
+            ..Default::default()
+        };
+        assert!(have.likely(Seq(3)) && have.likely(Seq(u64::MAX - 1)));
+        let kept = have.trimmed(8);
+        assert_eq!((kept.heads.len(), kept.holes.len()), (8, MAX_HOLES));
+        assert!(kept.heads.capacity() < 300);
     }
 
     #[test]

@@ -207,7 +207,7 @@ impl Parents {
                     }
                 }
             } else if feed.passed.is_none()
-                && feed.last.is_some_and(|last| seq.0 > last.0 + stripes)
+                && feed.last.is_some_and(|last| seq > last.plus(stripes))
             {
                 feed.passed = Some(now);
             }
@@ -247,14 +247,17 @@ impl Parents {
         }
     }
 
-    /// The parent no longer pushes a stripe.
-    pub fn evicted(&mut self, peer: PeerId, stripe: StripeId, now: Instant) {
-        if let Some(feed) = self.feeds.get_mut(stripe.index()) {
-            if feed.parent == Some(peer) {
-                feed.detach(now);
-            }
-            feed.refused.insert(peer, now + REFUSED);
+    /// The parent no longer pushes a stripe. False if this peer is not its parent.
+    pub fn evicted(&mut self, peer: PeerId, stripe: StripeId, now: Instant) -> bool {
+        let Some(feed) = self.feeds.get_mut(stripe.index()) else {
+            return false;
+        };
+        feed.refused.insert(peer, now + REFUSED);
+        let was = feed.parent == Some(peer);
+        if was {
+            feed.detach(now);
         }
+        was
     }
 
     /// The path of a stripe changed; whether it now runs through `me`, which is a loop.
@@ -374,7 +377,7 @@ impl Parents {
             }
             feed.refused.retain(|_, until| *until > now);
             // The seed still sends the past on loan; another would have to begin with it anew.
-            let caught_up = |last: Seq| newest.is_some_and(|n| last.0 + CAUGHT_UP >= n.0);
+            let caught_up = |last: Seq| newest.is_some_and(|n| last.plus(CAUGHT_UP) >= n);
             if feed.leased() && !feed.last.is_some_and(caught_up) {
                 continue;
             }
@@ -384,8 +387,8 @@ impl Parents {
                 match (head, newest) {
                     (_, None) => true,
                     (None, _) => false,
-                    // What neighbours say is up to half a second old.
-                    (Some(head), Some(newest)) => head.0 + 6 * stripes as u64 + 40 >= newest.0,
+                    // What neighbours that are no parents say is up to 0.4 s old.
+                    (Some(head), Some(newest)) => head.plus(6 * stripes as u64 + 40) >= newest,
                 }
             };
             let best = neighbours

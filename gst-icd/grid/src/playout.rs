@@ -74,16 +74,6 @@ impl Playout {
         self.ended = false;
     }
 
-    /// Has no stream any more.
-    pub fn stop(&mut self) {
-        self.next = None;
-    }
-
-    /// The delay between a piece's time and its being due.
-    pub fn latency(&self) -> Duration {
-        self.latency
-    }
-
     /// The piece that is played next.
     pub fn position(&self) -> Option<Seq> {
         self.next
@@ -109,7 +99,7 @@ impl Playout {
         let run = window
             .from(from)
             .zip(from.0..)
-            .take_while(|(stored, seq)| stored.piece.info().seq.0 == *seq);
+            .take_while(|(stored, seq)| stored.info().seq.0 == *seq);
         from.plus(run.count() as u64)
     }
 
@@ -128,7 +118,7 @@ impl Playout {
             let end = self.run_end(from, window);
             if end > from {
                 let (first, last) = (window.get(from)?, window.get(Seq(end.0 - 1))?);
-                let (first, last) = (first.piece.info(), last.piece.info());
+                let (first, last) = (first.info(), last.info());
                 if end > head || last.end || last.time.since(first.time) >= FIRST {
                     return Some(from);
                 }
@@ -200,7 +190,7 @@ impl Playout {
             self.next = Some(next);
         }
         if let Some(stored) = window.get(next) {
-            let info = stored.piece.info();
+            let info = stored.info();
             if info.header != self.header && info.first_item.is_some() {
                 return Next::Header(info.header);
             }
@@ -212,7 +202,7 @@ impl Playout {
             self.begun = true;
             let discont = std::mem::take(&mut self.discont);
             return Next::Play {
-                piece: stored.piece.clone(),
+                piece: stored.clone(),
                 discont,
             };
         }
@@ -226,7 +216,7 @@ impl Playout {
         if due > now {
             return Next::Wait(Some(due));
         }
-        let resume = newer.piece.info().seq;
+        let resume = newer.info().seq;
         self.lost += resume.0 - next.0;
         self.next = Some(resume);
         self.discont = true;
@@ -280,7 +270,7 @@ mod tests {
         let (mut playout, mut window, clock, now) = scene();
         let at = |seq: u64| now + Duration::from_millis(20 * seq);
         for seq in 0..150 {
-            window.offer(piece(seq), at(seq));
+            window.offer(piece(seq));
         }
         // Join points are a hundred pieces, two seconds, apart; the play-out delay is half a
         // second. What was handed on before counts for nothing: the player threw it away.
@@ -299,8 +289,8 @@ mod tests {
     #[test]
     fn pieces_leave_as_soon_as_they_are_in_order() {
         let (mut playout, mut window, clock, now) = scene();
-        window.offer(piece(1), now);
-        window.offer(piece(0), now);
+        window.offer(piece(1));
+        window.offer(piece(0));
         assert_eq!(
             played(playout.next(&window, Some(clock), now)),
             Some((0, true))
@@ -318,8 +308,8 @@ mod tests {
     #[test]
     fn a_missing_piece_is_waited_for_until_it_is_due_and_not_longer() {
         let (mut playout, mut window, clock, start) = scene();
-        window.offer(piece(0), start);
-        window.offer(piece(2), start);
+        window.offer(piece(0));
+        window.offer(piece(2));
         playout.next(&window, Some(clock), start);
         let Next::Wait(Some(due)) = playout.next(&window, Some(clock), start) else {
             panic!("it should wait");
@@ -336,7 +326,7 @@ mod tests {
     fn a_start_whose_first_pieces_never_come_begins_at_the_next_join_point() {
         let (mut playout, mut window, clock, start) = scene();
         for seq in 1..60 {
-            window.offer(piece(seq), start);
+            window.offer(piece(seq));
         }
         let late = start + 600 * MS;
         let next = playout.next(&window, Some(clock), late);
@@ -347,10 +337,10 @@ mod tests {
     #[test]
     fn a_player_that_slept_jumps_to_the_newest_join_point() {
         let (mut playout, mut window, clock, start) = scene();
-        window.offer(piece(0), start);
+        window.offer(piece(0));
         playout.next(&window, Some(clock), start);
         for seq in 1..=400 {
-            window.offer(piece(seq), start);
+            window.offer(piece(seq));
         }
         let now = start + 8000 * MS;
         assert_eq!(
@@ -363,7 +353,7 @@ mod tests {
     fn the_header_comes_before_the_first_piece_that_needs_it() {
         let (mut playout, mut window, clock, now) = scene();
         playout.start(Seq(0), Seq(0), now);
-        window.offer(piece(0), now);
+        window.offer(piece(0));
         assert!(matches!(
             playout.next(&window, Some(clock), now),
             Next::Header(1)

@@ -166,13 +166,6 @@ impl Rescue {
         }
     }
 
-    /// Whether a pull of this piece is on its way.
-    pub fn pulling(&self, seq: Seq) -> bool {
-        self.pulls
-            .get(&seq)
-            .is_some_and(|p| p.outstanding.is_some())
-    }
-
     /// Forgets everything, for a new epoch.
     pub fn clear(&mut self) {
         self.pulls.clear();

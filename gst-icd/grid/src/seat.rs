@@ -110,6 +110,14 @@ impl Seat {
         }
     }
 
+    /// A new life began: nobody has been told yet where.
+    pub fn forget_starts(&mut self) {
+        for member in self.members.values_mut() {
+            member.started = false;
+            member.report.complete = crate::ids::Seq(0);
+        }
+    }
+
     /// Admits a viewer.
     pub fn admit(&mut self, peer: PeerId, member: Member) {
         self.members.insert(peer, member);

@@ -267,11 +267,6 @@ impl Uplink {
             .saturating_sub(lane.least_delay.unwrap_or_default())
     }
 
-    /// Least time from sending a piece to knowing that it arrived.
-    pub fn least_delay(&self, peer: PeerId) -> Option<Duration> {
-        self.lanes.get(&peer)?.least_delay
-    }
-
     /// How long the first queued piece that could go has waited: the queueing delay. Backlog
     /// waits by design and does not count.
     pub fn delay(&self, now: Instant) -> Duration {
@@ -308,14 +303,6 @@ impl Uplink {
             .map(|q| q.bytes)
             .sum();
         Duration::from_secs_f64((bytes as f64 / rate.bytes_per_second().max(1.0)).min(3600.0))
-    }
-
-    /// Pieces that wait or are on their way.
-    pub fn unconfirmed(&self) -> usize {
-        self.lanes
-            .values()
-            .map(|lane| lane.queue.len() + lane.flight.len())
-            .sum()
     }
 
     /// Drops queued pieces for `peer` that `unwanted` names.

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::ids::{SenderTime, Seq, StripeId};
+use crate::ids::{SenderTime, Seq};
 use crate::piece::Piece;
 
 /// How much a window holds; whichever bound is met first evicts the oldest.
@@ -15,6 +15,10 @@ pub struct Bounds {
     /// Bytes of payloads and prefixes.
     pub bytes: usize,
 }
+
+/// A number so far beyond the newest has nothing to do with what is here: five hours of 20 ms
+/// pieces.
+const LEAP: u64 = 1 << 20;
 
 /// What became of an offered piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,24 +31,14 @@ pub enum Offered {
     Stale,
 }
 
-/// A stored piece.
-#[derive(Debug, Clone)]
-pub struct Stored {
-    /// The piece.
-    pub piece: Piece,
-    /// When it was verified here.
-    pub arrived: Instant,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Window {
     bounds: Bounds,
-    pieces: BTreeMap<Seq, Stored>,
+    pieces: BTreeMap<Seq, Piece>,
     joins: BTreeSet<Seq>,
     bytes: usize,
     floor: Seq,
-    end: Option<Seq>,
 }
 
 impl Window {
@@ -56,7 +50,6 @@ impl Window {
             joins: BTreeSet::new(),
             bytes: 0,
             floor: Seq(0),
-            end: None,
         }
     }
 
@@ -66,7 +59,7 @@ impl Window {
     }
 
     /// Stores a verified piece and evicts what exceeds the bounds.
-    pub fn offer(&mut self, piece: Piece, now: Instant) -> Offered {
+    pub fn offer(&mut self, piece: Piece) -> Offered {
         let info = *piece.info();
         if info.seq < self.floor {
             return Offered::Stale;
@@ -74,15 +67,15 @@ impl Window {
         if self.pieces.contains_key(&info.seq) {
             return Offered::Duplicate;
         }
+        if self.head().is_some_and(|head| info.seq > head.plus(LEAP)) {
+            self.clear();
+            self.floor = info.seq;
+        }
         self.bytes += piece.body().len();
         if info.join {
             self.joins.insert(info.seq);
         }
-        if info.end {
-            self.end = Some(info.seq);
-        }
-        let arrived = now;
-        self.pieces.insert(info.seq, Stored { piece, arrived });
+        self.pieces.insert(info.seq, piece);
         self.evict();
         if self.floor > info.seq {
             return Offered::Stale;
@@ -91,21 +84,17 @@ impl Window {
     }
 
     fn evict(&mut self) {
-        let Some(newest) = self
-            .pieces
-            .last_key_value()
-            .map(|(_, s)| s.piece.info().time)
-        else {
+        let Some(newest) = self.pieces.last_key_value().map(|(_, s)| s.info().time) else {
             return;
         };
         while let Some((seq, oldest)) = self.pieces.first_key_value() {
-            let info = oldest.piece.info();
+            let info = oldest.info();
             let too_old = newest.since(info.time) > self.bounds.span;
             if !(too_old || self.bytes > self.bounds.bytes) || self.pieces.len() == 1 {
                 break;
             }
             let seq = *seq;
-            self.bytes -= oldest.piece.body().len();
+            self.bytes -= oldest.body().len();
             self.pieces.remove(&seq);
             self.joins.remove(&seq);
             self.floor = seq.plus(1);
@@ -113,7 +102,7 @@ impl Window {
     }
 
     /// A piece, if it is here.
-    pub fn get(&self, seq: Seq) -> Option<&Stored> {
+    pub fn get(&self, seq: Seq) -> Option<&Piece> {
         self.pieces.get(&seq)
     }
 
@@ -127,13 +116,6 @@ impl Window {
         self.pieces.last_key_value().map(|(seq, _)| *seq)
     }
 
-    /// Sender time of the newest piece.
-    pub fn head_time(&self) -> Option<SenderTime> {
-        self.pieces
-            .last_key_value()
-            .map(|(_, s)| s.piece.info().time)
-    }
-
     /// The oldest piece.
     pub fn first(&self) -> Option<Seq> {
         self.pieces.first_key_value().map(|(seq, _)| *seq)
@@ -142,11 +124,6 @@ impl Window {
     /// Older pieces than this one are no longer accepted.
     pub fn floor(&self) -> Seq {
         self.floor
-    }
-
-    /// The piece that ends the stream, once it is here.
-    pub fn end(&self) -> Option<Seq> {
-        self.end
     }
 
     /// Bytes held.
@@ -192,19 +169,8 @@ impl Window {
     }
 
     /// Pieces here from `from` on, in order.
-    pub fn from(&self, from: Seq) -> impl Iterator<Item = &Stored> {
+    pub fn from(&self, from: Seq) -> impl Iterator<Item = &Piece> {
         self.pieces.range(from..).map(|(_, stored)| stored)
-    }
-
-    /// Pieces of one stripe here from `from` on, in order.
-    pub fn stripe_from(
-        &self,
-        stripe: StripeId,
-        stripes: u8,
-        from: Seq,
-    ) -> impl Iterator<Item = &Stored> {
-        self.from(from)
-            .filter(move |stored| stored.piece.info().seq.stripe(stripes) == stripe)
     }
 
     /// Sender time of a missing piece, as far as its neighbours tell: not later than the true
@@ -215,12 +181,12 @@ impl Window {
             .range((Bound::Unbounded, Bound::Included(seq)))
             .next_back();
         match before {
-            Some((_, stored)) => Some(stored.piece.info().time),
+            Some((_, stored)) => Some(stored.info().time),
             None => self
                 .pieces
                 .range(seq..)
                 .next()
-                .map(|(_, stored)| stored.piece.info().time),
+                .map(|(_, stored)| stored.info().time),
         }
     }
 
@@ -228,7 +194,7 @@ impl Window {
     pub fn join_of_age(&self, age: Duration, now: SenderTime) -> Option<Seq> {
         let is_old = |seq: &&Seq| {
             self.get(**seq)
-                .is_some_and(|s| now.since(s.piece.info().time) >= age)
+                .is_some_and(|s| now.since(s.info().time) >= age)
         };
         self.joins
             .iter()
@@ -250,15 +216,13 @@ impl Window {
 
     /// The oldest stream header that pieces here refer to.
     pub fn oldest_header(&self) -> Option<u32> {
-        self.pieces
-            .first_key_value()
-            .map(|(_, s)| s.piece.info().header)
+        self.pieces.first_key_value().map(|(_, s)| s.info().header)
     }
 
     /// Mean bytes per second on the wire, over what is here; none before it says anything.
     pub fn rate(&self) -> Option<f64> {
-        let first = self.pieces.first_key_value()?.1.piece.info();
-        let last = self.pieces.last_key_value()?.1.piece.info();
+        let first = self.pieces.first_key_value()?.1.info();
+        let last = self.pieces.last_key_value()?.1.info();
         let span = last.time.since(first.time);
         let expected = last.seq.0 - first.seq.0 + 1;
         if span < Duration::from_millis(1500) || expected == 0 {
@@ -312,25 +276,23 @@ pub(crate) mod tests {
 
     #[test]
     fn the_oldest_go_first_by_age_and_by_bytes() {
-        let now = Instant::now();
         let mut by_age = window(1000, usize::MAX);
         let mut by_bytes = window(u64::MAX / 2, 11_000);
         for seq in 0..200 {
-            assert_eq!(by_age.offer(piece(seq), now), Offered::New);
-            by_bytes.offer(piece(seq), now);
+            assert_eq!(by_age.offer(piece(seq)), Offered::New);
+            by_bytes.offer(piece(seq));
         }
         assert_eq!(by_age.first(), Some(Seq(149)));
         assert!(by_bytes.bytes() <= 11_000);
-        assert_eq!(by_age.offer(piece(3), now), Offered::Stale);
-        assert_eq!(by_age.offer(piece(180), now), Offered::Duplicate);
+        assert_eq!(by_age.offer(piece(3)), Offered::Stale);
+        assert_eq!(by_age.offer(piece(180)), Offered::Duplicate);
     }
 
     #[test]
     fn a_joiner_gets_a_picture_that_is_due_or_the_oldest_there_is() {
-        let now = Instant::now();
         let mut w = window(10_000, usize::MAX);
         for seq in 0..=240 {
-            w.offer(piece(seq), now);
+            w.offer(piece(seq));
         }
         let present = SenderTime(240 * 20_000_000);
         assert_eq!(
@@ -346,10 +308,9 @@ pub(crate) mod tests {
 
     #[test]
     fn a_missing_piece_is_given_its_neighbours_time() {
-        let now = Instant::now();
         let mut w = window(10_000, usize::MAX);
-        w.offer(piece(10), now);
-        w.offer(piece(14), now);
+        w.offer(piece(10));
+        w.offer(piece(14));
         assert_eq!(w.time_of(Seq(12)), Some(SenderTime(200_000_000)));
         assert_eq!(w.time_of(Seq(5)), Some(SenderTime(200_000_000)));
         assert_eq!(w.heads(4), vec![None, None, Some(Seq(14)), None]);

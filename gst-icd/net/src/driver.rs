@@ -1,6 +1,7 @@
 //! The task that owns a node: feeds it facts, carries out its decisions.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,9 @@ pub struct Snapshot {
     pub udp_bytes_received: u64,
 }
 
+/// Says, at any moment and without waiting, whether viewers are to be asked about.
+pub(crate) type Asks = Box<dyn Fn() -> bool + Send + Sync>;
+
 pub(crate) struct Driver {
     pub(crate) node: Node,
     pub(crate) endpoint: Endpoint,
@@ -38,6 +42,10 @@ pub(crate) struct Driver {
     pub(crate) seed: (Vec<(String, u16)>, Option<NodeId>),
     /// From the element.
     pub(crate) input: mpsc::Receiver<Input>,
+    /// Bytes in there.
+    pub(crate) waiting: Arc<AtomicUsize>,
+    /// Seed: whether somebody wants to be asked for admission.
+    pub(crate) asks: Option<Asks>,
     /// To the element's application.
     pub(crate) events: async_channel::Sender<Event>,
     /// To the player; none at a seed.
@@ -93,8 +101,8 @@ impl Driver {
                     _ => std::future::pending().await,
                 }
             };
+            // Not biased: neither a flood from peers nor the own stream shuts out the other.
             tokio::select! {
-                biased;
                 _ = &mut self.stop => break,
                 Some((connection, peer)) = arrivals.recv() => self.arrive(connection, peer, &mut carry),
                 Some(input) = facts.recv() => {
@@ -106,10 +114,10 @@ impl Driver {
                 }
                 input = self.input.recv(), if input_open => match input {
                     Some(input) => {
-                        self.take(input, &mut carry);
+                        self.take_own(input, &mut carry);
                         for _ in 0..BATCH {
                             let Ok(input) = self.input.try_recv() else { break };
-                            self.take(input, &mut carry);
+                            self.take_own(input, &mut carry);
                         }
                     }
                     None => input_open = false,
@@ -139,6 +147,13 @@ impl Driver {
         }
     }
 
+    fn take_own(&mut self, input: Input, carry: &mut Carry) {
+        if let Input::Item { data, .. } = &input {
+            self.waiting.fetch_sub(data.len(), Ordering::Relaxed);
+        }
+        self.take(input, carry);
+    }
+
     fn take(&mut self, input: Input, carry: &mut Carry) {
         if let Input::Disconnected { peer, .. } = &input
             && let Some(line) = carry.lines.remove(peer)
@@ -158,6 +173,10 @@ impl Driver {
         match connection {
             Ok(connection) => match peer_of(&connection) {
                 Some(id) => {
+                    if let Some(asks) = &self.asks {
+                        let ask = Input::AskAdmission(asks());
+                        self.node.handle(ask, now());
+                    }
                     let line = Line::open(connection, peer, id, carry.inbox.clone());
                     carry.lines.insert(peer, line);
                 }
@@ -209,6 +228,10 @@ impl Driver {
                 },
                 // An application that takes no events for long loses some, never the stream.
                 Action::Event(event) => {
+                    if matches!(event, Event::PeerAdded { .. } | Event::PeerRemoved { .. }) {
+                        // Whoever is told of the change sees it.
+                        self.lock().stats.members = self.node.members();
+                    }
                     let _ = self.events.try_send(event);
                 }
             }

@@ -1,6 +1,7 @@
 //! Starting and stopping nodes, from threads that must not wait.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,14 +11,16 @@ use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::congestion::StripeCongestion;
-use crate::driver::{Driver, Snapshot, now};
+use crate::driver::{Asks, Driver, Snapshot, now};
 use crate::identity::Identity;
 use crate::key::{Key, KeyError};
 use crate::runtime::runtime;
 use crate::socket::{BindError, bind};
 
-/// Items between an element and its node. When it is full the item is dropped and counted.
+/// Items between an element and its node, and their bytes. When it is full the item is dropped
+/// and counted.
 const MAX_INPUT: usize = 2048;
+const MAX_INPUT_BYTES: usize = 64 * 1024 * 1024;
 /// Payloads between a node and its player; the rest waits in the window, which evicts.
 const MAX_MEDIA: usize = 64;
 /// Events for the application. When it is full, events are lost.
@@ -78,6 +81,8 @@ pub struct ViewerConfig {
 #[derive(Debug)]
 struct Running {
     input: mpsc::Sender<Input>,
+    /// Bytes in there.
+    waiting: Arc<AtomicUsize>,
     snapshot: Arc<Mutex<Snapshot>>,
     stop: Option<oneshot::Sender<()>>,
     stopped: Mutex<std::sync::mpsc::Receiver<()>>,
@@ -85,6 +90,22 @@ struct Running {
 }
 
 impl Running {
+    /// Never waits; false if the node is behind.
+    fn offer(&self, input: Input) -> bool {
+        let bytes = match &input {
+            Input::Item { data, .. } => data.len(),
+            _ => 0,
+        };
+        let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        // One item of any size always fits.
+        let fits = bytes == 0 || before == 0 || before + bytes <= MAX_INPUT_BYTES;
+        let taken = fits && self.input.try_send(input).is_ok();
+        if !taken {
+            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        taken
+    }
+
     fn snapshot(&self) -> Snapshot {
         self.snapshot
             .lock()
@@ -115,7 +136,7 @@ pub struct SeedHandle {
 impl SeedHandle {
     /// Gives the node a fact. Never waits; false if it was dropped because the node is behind.
     pub fn offer(&self, input: Input) -> bool {
-        self.running.input.try_send(input).is_ok()
+        self.running.offer(input)
     }
 
     /// Where it listens.
@@ -145,7 +166,7 @@ pub struct ViewerHandle {
 impl ViewerHandle {
     /// Gives the node a fact. Never waits.
     pub fn offer(&self, input: Input) -> bool {
-        self.running.input.try_send(input).is_ok()
+        self.running.offer(input)
     }
 
     /// What is to be played.
@@ -238,6 +259,7 @@ fn spawn(
     node: Node,
     seed: (Vec<(String, u16)>, Option<NodeId>),
     media: Option<async_channel::Sender<Media>>,
+    asks: Option<Asks>,
 ) -> Result<(Running, async_channel::Receiver<Event>), StartError> {
     let runtime = runtime().map_err(system)?;
     let (input, receiver) = mpsc::channel(MAX_INPUT);
@@ -245,6 +267,7 @@ fn spawn(
     let (stop, stop_out) = oneshot::channel();
     let (done, stopped) = std::sync::mpsc::channel();
     let snapshot = Arc::new(Mutex::new(Snapshot::default()));
+    let waiting = Arc::new(AtomicUsize::new(0));
     let driver = Driver {
         node,
         endpoint: opened.endpoint,
@@ -252,6 +275,8 @@ fn spawn(
         transport: opened.transport,
         seed,
         input: receiver,
+        waiting: waiting.clone(),
+        asks,
         events,
         media,
         snapshot: snapshot.clone(),
@@ -263,6 +288,7 @@ fn spawn(
     });
     let running = Running {
         input,
+        waiting,
         snapshot,
         stop: Some(stop),
         stopped: Mutex::new(stopped),
@@ -271,9 +297,12 @@ fn spawn(
     Ok((running, events_out))
 }
 
-/// Starts a seed. Returns at once; fails only for local reasons.
+/// Starts a seed. Returns at once; fails only for local reasons. `asks` is called for each
+/// viewer that connects, from the runtime, and must not wait: whether [`Event::AskAdmission`] is
+/// to be answered for it.
 pub fn start_seed(
     config: SeedConfig,
+    asks: impl Fn() -> bool + Send + Sync + 'static,
 ) -> Result<(SeedHandle, async_channel::Receiver<Event>), StartError> {
     let opened = open(&config.key, config.address, config.port)?;
     let verifier = Ed25519Verifier::new(config.key.stream_key())?;
@@ -286,7 +315,7 @@ pub fn start_seed(
         random()?,
         origin,
     );
-    let (running, events) = spawn(opened, node, (Vec::new(), None), None)?;
+    let (running, events) = spawn(opened, node, (Vec::new(), None), None, Some(Box::new(asks)))?;
     Ok((SeedHandle { running, origin }, events))
 }
 
@@ -305,7 +334,7 @@ pub fn start_viewer(
     let me = key.node_id();
     let node = Node::viewer(settings, me, make_verifier, random()?, now());
     let (sender, media) = async_channel::bounded(MAX_MEDIA);
-    let (running, events) = spawn(opened, node, (config.hosts, expected), Some(sender))?;
+    let (running, events) = spawn(opened, node, (config.hosts, expected), Some(sender), None)?;
     let handle = ViewerHandle { running, media, me };
     Ok((handle, events))
 }

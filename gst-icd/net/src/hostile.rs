@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes, BytesMut};
 use icd_grid::message::{Hello, Message, VERSION, Welcome};
 use icd_grid::piece::{Hop, PREFIX_BYTES, Why};
-use icd_grid::{Bitrate, Epoch, Event, Input, Media, NodeId, SeedSettings, ViewerSettings};
+use icd_grid::{
+    Bitrate, Epoch, Event, Input, Media, MediaState, NodeId, SeedSettings, ViewerSettings,
+};
 use quinn::{Connection, RecvStream, SendStream};
 
 use crate::dial::dial;
@@ -24,7 +26,6 @@ fn settings() -> SeedSettings {
         upload: None,
         max_viewers: None,
         epoch: Epoch(1),
-        ask_admission: false,
     }
 }
 
@@ -32,13 +33,13 @@ type Events = async_channel::Receiver<Event>;
 
 /// A seed whose stream runs until the sender goes.
 fn seed(key: &Key) -> (SeedHandle, Events) {
-    start_seed(SeedConfig {
+    let config = SeedConfig {
         key: key.clone(),
         address: Some([127, 0, 0, 1].into()),
         port: 0,
         node: settings(),
-    })
-    .unwrap()
+    };
+    start_seed(config, || false).unwrap()
 }
 
 fn viewer(key: &Key, seed: &SeedHandle) -> (ViewerHandle, Events) {
@@ -151,18 +152,21 @@ fn feed(seed: &SeedHandle, n: u32) {
     data.resize(ITEM, n as u8);
     let (join, at) = (n.is_multiple_of(25), Instant::now());
     let data = data.into();
-    assert!(seed.offer(Input::Item { data, join, at }));
+    let state = (n == 0).then(|| MediaState {
+        media: Bytes::from_static(b"caps"),
+        own_timeline: false,
+    });
+    assert!(seed.offer(Input::Item {
+        data,
+        join,
+        at,
+        state
+    }));
 }
 
 /// Streams while `harm` runs and a little longer, then checks what the viewers got: every byte
 /// of every item, in order, to the end.
 fn unharmed(seed: &SeedHandle, viewers: &[ViewerHandle], harm: impl Future<Output = ()> + Send) {
-    let media = Bytes::from_static(b"caps");
-    let own_timeline = false;
-    seed.offer(Input::State {
-        media,
-        own_timeline,
-    });
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let players: Vec<_> = viewers.iter().map(|v| scope.spawn(|| played(v))).collect();

@@ -3,12 +3,17 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use icd_grid::{Bitrate, Epoch, Input, Media, SeedSettings, ViewerSettings};
+use icd_grid::{Bitrate, Epoch, Input, Media, MediaState, SeedSettings, ViewerSettings};
 use icd_net::{Key, SeedConfig, SeedHandle, ViewerConfig, ViewerHandle, start_seed, start_viewer};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn seed(key: &Key, port: u16) -> SeedHandle {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    seed_of(key, port, Epoch(since.unwrap().as_millis() as u64))
+}
+
+fn seed_of(key: &Key, port: u16, epoch: Epoch) -> SeedHandle {
     let config = SeedConfig {
         key: key.clone(),
         address: Some([127, 0, 0, 1].into()),
@@ -18,21 +23,10 @@ fn seed(key: &Key, port: u16) -> SeedHandle {
             buffer_bytes: 64 << 20,
             upload: None,
             max_viewers: None,
-            epoch: Epoch(
-                std::time::SystemTime::now()
-                    .duration_since(std::time::UNIX_EPOCH)
-                    .unwrap()
-                    .as_millis() as u64,
-            ),
-            ask_admission: false,
+            epoch,
         },
     };
-    let (seed, _events) = start_seed(config).unwrap();
-    let media = Bytes::from_static(b"caps");
-    seed.offer(Input::State {
-        media,
-        own_timeline: false,
-    });
+    let (seed, _events) = start_seed(config, || false).unwrap();
     seed
 }
 
@@ -55,14 +49,20 @@ fn viewer(key: &Key, port: u16) -> ViewerHandle {
 
 /// 250 kB/s, a join point a second; each item is numbered.
 fn feed(seed: &SeedHandle, items: std::ops::Range<u32>) {
+    let first = items.start;
     for n in items {
         let mut data = n.to_le_bytes().to_vec();
         data.resize(10_000, n as u8);
         let (join, at) = (n % 25 == 0, Instant::now());
+        let state = (n == first).then(|| MediaState {
+            media: Bytes::from_static(b"caps"),
+            own_timeline: false,
+        });
         assert!(seed.offer(Input::Item {
             data: data.into(),
             join,
-            at
+            at,
+            state
         }));
         std::thread::sleep(Duration::from_millis(40));
     }
@@ -137,4 +137,62 @@ fn stopping_is_quick_and_frees_the_port() {
     feed(&second, 0..30);
     drop(viewer);
     drop(second);
+}
+
+fn pieces_of(viewer: &ViewerHandle, epoch: impl Fn(Epoch) -> bool) -> bool {
+    let media = viewer.media();
+    let until = Instant::now() + DEADLINE;
+    let mut now = Epoch(0);
+    while Instant::now() < until {
+        match media.try_recv() {
+            Ok(Media::Header { epoch, .. }) => now = epoch,
+            Ok(Media::Payload { bytes, .. }) if epoch(now) && !bytes.is_empty() => return true,
+            Ok(_) => {}
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    false
+}
+
+#[test]
+fn a_seed_whose_machine_was_set_back_in_time_is_followed_too() {
+    let key = Key::random().unwrap();
+    let first = seed_of(&key, 0, Epoch(1000));
+    let port = first.local_addr().port();
+    let old = viewer(&key, port);
+    feed(&first, 0..30);
+    assert!(pieces_of(&old, |epoch| epoch == Epoch(1000)));
+    drop(first);
+    let second = seed_of(&key, port, Epoch(5));
+    let new = viewer(&key, port);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut n = 0;
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                feed(&second, n..n + 1);
+                n += 1;
+            }
+        });
+        // The new one may have begun before the old one told the seed of the later life.
+        let both = pieces_of(&old, |epoch| epoch > Epoch(1000))
+            && pieces_of(&new, |epoch| epoch > Epoch(1000));
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(both);
+    });
+}
+
+#[test]
+fn a_stream_that_goes_on_after_its_end_is_another_life() {
+    let key = Key::random().unwrap();
+    let seed = seed_of(&key, 0, Epoch(1));
+    let port = seed.local_addr().port();
+    let first = viewer(&key, port);
+    feed(&seed, 0..30);
+    seed.offer(Input::End);
+    collect(&first);
+    drop(first);
+    let second = viewer(&key, port);
+    feed(&seed, 0..30);
+    assert!(pieces_of(&second, |epoch| epoch == Epoch(2)));
 }

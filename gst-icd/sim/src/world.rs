@@ -8,8 +8,8 @@ use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use icd_grid::trust::{Ed25519Signer, Ed25519Verifier, Sign, Verify};
 use icd_grid::{
-    Action, Bitrate, Epoch, Event, Input, Media, Node, NodeId, PeerId, SeedSettings, Seq, Stats,
-    StreamKey, Target, ViewerSettings,
+    Action, Bitrate, Epoch, Event, Input, Media, MediaState, Node, NodeId, PeerId, SeedSettings,
+    Seq, Stats, StreamKey, Target, ViewerSettings,
 };
 
 /// What every pair of nodes has between it.
@@ -116,6 +116,8 @@ pub struct World {
     frames: u64,
     key: SigningKey,
     faults: Vec<(usize, NodeId)>,
+    /// What holds from the next frame on, if it changes.
+    state: Option<MediaState>,
 }
 
 fn verifier(key: StreamKey) -> Option<Box<dyn Verify>> {
@@ -139,7 +141,6 @@ impl World {
             upload: scenario.seed_upload,
             max_viewers: None,
             epoch: Epoch(1),
-            ask_admission: false,
         };
         let id = NodeId(signer.key().0);
         let verifier = Ed25519Verifier::new(signer.key()).expect("a made key is good");
@@ -161,17 +162,10 @@ impl World {
             frames: 0,
             key,
             faults: Vec::new(),
+            state: None,
         };
         world.add_host(node, id);
-        let media = Bytes::from_static(b"caps");
-        let own_timeline = false;
-        world.hosts[0].node.handle(
-            Input::State {
-                media,
-                own_timeline,
-            },
-            origin,
-        );
+        world.change();
         world.at(origin, 0, What::Frame);
         world
     }
@@ -241,12 +235,10 @@ impl World {
     /// The broadcaster's caps or tags change.
     pub fn change(&mut self) {
         let media = self.frames.to_le_bytes().to_vec().into();
-        let own_timeline = false;
-        let state = Input::State {
+        self.state = Some(MediaState {
             media,
-            own_timeline,
-        };
-        self.hosts[0].node.handle(state, self.now);
+            own_timeline: false,
+        });
         self.pump(0);
     }
 
@@ -344,9 +336,14 @@ impl World {
         let size = if join { delta * 8.0 } else { delta };
         let data = vec![self.frames as u8; size as usize].into();
         let at = self.now;
-        self.hosts[0]
-            .node
-            .handle(Input::Item { data, join, at }, at);
+        let state = self.state.take();
+        let item = Input::Item {
+            data,
+            join,
+            at,
+            state,
+        };
+        self.hosts[0].node.handle(item, at);
         self.frames += 1;
         self.at(at + FRAME, 0, What::Frame);
     }

@@ -218,3 +218,21 @@ fn a_broadcaster_whose_tags_change_with_every_buffer_loses_nothing() {
     report(&world);
     nobody_lost(&world);
 }
+
+#[test]
+fn who_does_not_relay_sends_no_piece() {
+    let mut world = World::new(scenario(5, Some(3.0)));
+    world.run(Duration::from_secs(1));
+    let mute = world.join(share(3.0), false);
+    for _ in 0..6 {
+        world.join(share(2.0), true);
+        world.run(Duration::from_millis(700));
+    }
+    let victim = world.join(share(2.0), true);
+    world.run(Duration::from_secs(3));
+    world.kill(victim);
+    world.run(Duration::from_secs(5));
+    let mute = world.viewers().nth(mute - 1).expect("it joined");
+    assert!(mute.played > 0);
+    assert_eq!(mute.stats.bytes_sent, 0);
+}

@@ -1,6 +1,6 @@
 //! GObject to grid: settings, life cycle, what goes to the application.
 
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use gst::glib;
@@ -8,11 +8,11 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
-use icd_grid::{Epoch, Event, Input, SeedSettings};
+use icd_grid::{Epoch, Event, Input, MediaState, SeedSettings};
 use icd_net::{Key, SeedConfig, SeedHandle, start_seed};
 
-use super::settings::Settings;
-use crate::application::{listen, short};
+use super::settings::{BUFFER_BYTES, BUFFER_TIME_MS, Settings};
+use crate::application::listen;
 use crate::media::caps;
 use crate::media::pack::{Packed, Packer, running};
 use crate::uri::IcdUri;
@@ -27,6 +27,11 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 
 /// How long EOS waits for the viewers to get the end.
 const DRAIN: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(10);
+/// Buffers may come this much before they are due.
+const AHEAD: i64 = 1_000_000_000;
+/// A longer name is cut; it travels with every change of caps.
+const MAX_NAME: usize = 1000;
 
 #[derive(Debug)]
 struct Started {
@@ -74,8 +79,7 @@ fn routable() -> Option<std::net::IpAddr> {
 
 impl IcdSink {
     fn settable(&self, name: &str) -> bool {
-        let state = self.obj().current_state();
-        if state > gst::State::Ready || lock(&self.state).is_some() {
+        if lock(&self.state).is_some() {
             gst::element_imp_warning!(
                 self,
                 gst::ResourceError::Settings,
@@ -84,6 +88,22 @@ impl IcdSink {
             return false;
         }
         true
+    }
+
+    /// Whether a handler of `peer-connecting` is there.
+    fn asks(&self) -> bool {
+        glib::subclass::SignalId::lookup("peer-connecting", super::IcdSink::static_type())
+            .is_some_and(|id| {
+                glib::signal::signal_has_handler_pending(&*self.obj(), id, None, true)
+            })
+    }
+
+    /// A buffer that comes long before it is due: nothing paces the stream.
+    fn is_early(&self, running: Option<i64>) -> bool {
+        let now = self.obj().current_running_time();
+        running
+            .zip(now)
+            .is_some_and(|(running, now)| running.saturating_sub(now.nseconds() as i64) > AHEAD)
     }
 
     fn seed(&self) -> Option<Arc<SeedHandle>> {
@@ -101,21 +121,17 @@ impl IcdSink {
     }
 
     fn offer(&self, started: &mut Started, packed: Packed) {
-        if let Some(state) = packed.state {
-            let input = Input::State {
-                media: state.encode(),
-                own_timeline: started.packer.own_timeline(),
-            };
-            if !started.seed.offer(input) {
-                started.dropped += 1;
-            }
-        }
         let input = Input::Item {
             data: packed.data,
             join: packed.join,
             at: Instant::now(),
+            state: packed.state.map(|state| MediaState {
+                media: state.encode(),
+                own_timeline: started.packer.own_timeline(),
+            }),
         };
         if !started.seed.offer(input) {
+            started.packer.lost();
             started.dropped += 1;
             if started.dropped.is_power_of_two() {
                 gst::warning!(
@@ -128,18 +144,23 @@ impl IcdSink {
         }
     }
 
-    fn happened(&self, seed: &SeedHandle, event: &Event) {
+    /// What the grid tells. The handle is not held meanwhile: a handler may stop the element.
+    fn happened(&self, seed: &Weak<SeedHandle>, event: &Event) {
         let obj = self.obj();
         match event {
-            Event::AskAdmission { peer, id, .. } => {
-                let allow: bool = obj.emit_by_name("peer-connecting", &[&short(id)]);
-                seed.offer(Input::Verdict { peer: *peer, allow });
+            Event::AskAdmission { peer, id, addr } => {
+                let allow: bool =
+                    obj.emit_by_name("peer-connecting", &[&id.whole(), &addr.to_string()]);
+                if let Some(seed) = seed.upgrade() {
+                    seed.offer(Input::Verdict { peer: *peer, allow });
+                }
             }
             Event::PeerAdded { id, addr } => {
                 gst::info!(CAT, imp = self, "viewer {id} added, {addr}");
-                obj.emit_by_name::<()>("peer-added", &[&short(id)]);
+                obj.emit_by_name::<()>("peer-added", &[&id.whole(), &addr.to_string()]);
                 let structure = gst::Structure::builder("icd-peer-added")
-                    .field("id", short(id))
+                    .field("id", id.whole())
+                    .field("address", addr.to_string())
                     .build();
                 let _ =
                     obj.post_message(gst::message::Element::builder(structure).src(&*obj).build());
@@ -147,9 +168,9 @@ impl IcdSink {
             }
             Event::PeerRemoved { id, why } => {
                 gst::info!(CAT, imp = self, "viewer {id} removed: {why}");
-                obj.emit_by_name::<()>("peer-removed", &[&short(id), why]);
+                obj.emit_by_name::<()>("peer-removed", &[&id.whole(), why]);
                 let structure = gst::Structure::builder("icd-peer-removed")
-                    .field("id", short(id))
+                    .field("id", id.whole())
                     .field("reason", why)
                     .build();
                 let _ =
@@ -183,15 +204,110 @@ impl IcdSink {
 
     /// Waits until the viewers have the end, at most a second, or until `unlock()`.
     fn drain(&self) {
-        let Some(seed) = self.seed() else { return };
-        lock(&self.drain).drained = false;
-        if !seed.offer(Input::End) {
-            return;
+        // Not held while it waits: a stop from elsewhere stops the seed at once.
+        let offer = || self.seed().is_some_and(|seed| seed.offer(Input::End));
+        let until = Instant::now() + DRAIN;
+        let mut guard = lock(&self.drain);
+        guard.drained = false;
+        let mut offered = offer();
+        while !guard.drained && !guard.flushing {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            // The way to the node may be full for a moment; without the end no viewer would know.
+            let nap = if offered { left } else { left.min(RETRY) };
+            guard = match self.wake.wait_timeout(guard, nap) {
+                Ok((guard, _)) => guard,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+            offered = offered || offer();
         }
-        let guard = lock(&self.drain);
-        let _unused = self
-            .wake
-            .wait_timeout_while(guard, DRAIN, |d| !d.drained && !d.flushing);
+    }
+
+    /// Opens the grid, on the way to PAUSED: in READY everything can still be set.
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let settings = lock(&self.settings).clone();
+        let wrong = |why: String| gst::error_msg!(gst::ResourceError::Settings, ("{why}"));
+        let key = match &settings.key_file {
+            Some(path) => Key::load_or_make(path),
+            None => Key::random(),
+        }
+        .map_err(|e| wrong(e.to_string()))?;
+        if settings
+            .expected_key
+            .is_some_and(|expected| expected != key.stream_key())
+        {
+            return Err(wrong(
+                "the URI names another key than the one in key-file; leave the key out of icdsink's URI, or name the file that holds it".into(),
+            ));
+        }
+        let epoch = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(1, |t| t.as_millis() as u64);
+        let config = SeedConfig {
+            key: key.clone(),
+            address: settings.bind().map_err(wrong)?,
+            port: settings.port,
+            node: SeedSettings {
+                buffer: settings.buffer_time,
+                buffer_bytes: usize::try_from(settings.max_buffer_bytes).unwrap_or(usize::MAX),
+                upload: settings.upload(),
+                max_viewers: settings.viewers(),
+                epoch: Epoch(epoch),
+            },
+        };
+        let weak = self.obj().downgrade();
+        let asks = move || weak.upgrade().is_some_and(|obj| obj.imp().asks());
+        let (seed, events) = start_seed(config, asks)
+            .map_err(|e| gst::error_msg!(gst::ResourceError::OpenWrite, ("{e}")))?;
+        let seed = Arc::new(seed);
+        let weak = self.obj().downgrade();
+        // The handle would keep the seed running after a stop.
+        let weak_seed = Arc::downgrade(&seed);
+        listen("icdsink", events, move |event| {
+            let Some(obj) = weak.upgrade().filter(|_| weak_seed.strong_count() > 0) else {
+                return glib::ControlFlow::Break;
+            };
+            if let Some(event) = event {
+                obj.imp().happened(&weak_seed, &event);
+            }
+            glib::ControlFlow::Continue
+        })
+        .map_err(|e| {
+            gst::error_msg!(gst::ResourceError::OpenWrite, ("no thread to be had: {e}"))
+        })?;
+        let uri = Self::viewers_uri(&settings, &key, &seed);
+        let mut name = settings.stream_name;
+        name.truncate(name.floor_char_boundary(MAX_NAME));
+        *lock(&self.drain) = Drain::default();
+        *lock(&self.state) = Some(Started {
+            seed,
+            packer: Packer::new(&name),
+            uri: uri.clone(),
+            told_unpaced: false,
+            dropped: 0,
+        });
+        gst::info!(CAT, imp = self, "listening, viewers join with {uri}");
+        self.announce(&uri);
+        Ok(())
+    }
+
+    fn stop(&self) {
+        let started = lock(&self.state).take();
+        if let Some(started) = &started {
+            let snapshot = started.seed.snapshot();
+            gst::info!(
+                CAT,
+                imp = self,
+                "stopped after {:.1} s: {} bytes in, {} bytes sent by UDP",
+                started.seed.origin().elapsed().as_secs_f64(),
+                snapshot.stats.bytes_in,
+                snapshot.udp_bytes_sent
+            );
+        }
+        // Outside the lock: it waits for the port to be free, shortly.
+        drop(started);
     }
 }
 
@@ -222,7 +338,7 @@ impl ObjectImpl for IcdSink {
                     .build(),
                 glib::ParamSpecUInt::builder("port")
                     .nick("Port")
-                    .blurb("UDP port to listen on (0 = a free one, shown here once the element is READY or above)")
+                    .blurb("UDP port to listen on (0 = a free one, shown here once the element is PAUSED)")
                     .maximum(u32::from(u16::MAX))
                     .default_value(u32::from(d.port))
                     .mutable_ready()
@@ -251,15 +367,15 @@ impl ObjectImpl for IcdSink {
                 glib::ParamSpecUInt::builder("buffer-time")
                     .nick("Buffer time")
                     .blurb("Stream kept in memory, in milliseconds: the largest latency among the viewers plus a group of pictures")
-                    .minimum(500)
-                    .maximum(600_000)
+                    .minimum(*BUFFER_TIME_MS.start() as u32)
+                    .maximum(*BUFFER_TIME_MS.end() as u32)
                     .default_value(d.buffer_time.as_millis() as u32)
                     .mutable_ready()
                     .build(),
                 glib::ParamSpecUInt64::builder("max-buffer-bytes")
                     .nick("Maximum buffer bytes")
                     .blurb("Stream kept in memory, in bytes; whichever of this and buffer-time is reached first")
-                    .minimum(1024 * 1024)
+                    .minimum(*BUFFER_BYTES.start())
                     .default_value(d.max_buffer_bytes)
                     .mutable_ready()
                     .build(),
@@ -293,17 +409,19 @@ impl ObjectImpl for IcdSink {
     fn signals() -> &'static [glib::subclass::Signal] {
         static SIGNALS: LazyLock<Vec<glib::subclass::Signal>> = LazyLock::new(|| {
             vec![
-                // A viewer was admitted. From a thread of the element's own.
+                // A viewer was admitted: its key in base32, its address. From a thread of the
+                // element's own, like the others.
                 glib::subclass::Signal::builder("peer-added")
-                    .param_types([String::static_type()])
+                    .param_types([String::static_type(), String::static_type()])
                     .build(),
-                // A viewer left: its id, the reason. From a thread of the element's own.
+                // A viewer left: its key, the reason.
                 glib::subclass::Signal::builder("peer-removed")
                     .param_types([String::static_type(), String::static_type()])
                     .build(),
-                // May this viewer come in? The first FALSE refuses, and so do five seconds.
+                // May this viewer (its key, its address) come in? The first FALSE refuses, and
+                // so do five seconds without an answer.
                 glib::subclass::Signal::builder("peer-connecting")
-                    .param_types([String::static_type()])
+                    .param_types([String::static_type(), String::static_type()])
                     .return_type::<bool>()
                     .accumulator(|_, _, value| match value.get::<bool>() {
                         Ok(false) => std::ops::ControlFlow::Break(value.clone()),
@@ -445,96 +563,36 @@ impl ElementImpl for IcdSink {
         });
         TEMPLATES.as_ref()
     }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        match transition {
+            gst::StateChange::ReadyToPaused => {
+                if let Err(error) = self.start() {
+                    self.post_error_message(error);
+                    return Err(gst::StateChangeError);
+                }
+            }
+            gst::StateChange::PausedToPlaying => {
+                if let Some(started) = lock(&self.state).as_mut() {
+                    // Running time stood still, the viewers' clocks did not.
+                    started.packer.new_timeline();
+                }
+            }
+            _ => {}
+        }
+        let changed = self.parent_change_state(transition);
+        let failed = transition == gst::StateChange::ReadyToPaused && changed.is_err();
+        if transition == gst::StateChange::PausedToReady || failed {
+            self.stop();
+        }
+        changed
+    }
 }
 
 impl BaseSinkImpl for IcdSink {
-    fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let settings = lock(&self.settings).clone();
-        let wrong = |why: String| gst::error_msg!(gst::ResourceError::Settings, ("{why}"));
-        let key = match &settings.key_file {
-            Some(path) => Key::load_or_make(path),
-            None => Key::random(),
-        }
-        .map_err(|e| wrong(e.to_string()))?;
-        if settings
-            .expected_key
-            .is_some_and(|expected| expected != key.stream_key())
-        {
-            return Err(wrong(
-                "the URI names another key than the one in key-file; leave the key out of icdsink's URI, or name the file that holds it".into(),
-            ));
-        }
-        let epoch = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(1, |t| t.as_millis() as u64);
-        let asks =
-            glib::subclass::SignalId::lookup("peer-connecting", super::IcdSink::static_type())
-                .is_some_and(|id| {
-                    glib::signal::signal_has_handler_pending(&*self.obj(), id, None, true)
-                });
-        let config = SeedConfig {
-            key: key.clone(),
-            address: settings.bind().map_err(wrong)?,
-            port: settings.port,
-            node: SeedSettings {
-                buffer: settings.buffer_time,
-                buffer_bytes: usize::try_from(settings.max_buffer_bytes).unwrap_or(usize::MAX),
-                upload: settings.upload(),
-                max_viewers: settings.viewers(),
-                epoch: Epoch(epoch),
-                ask_admission: asks,
-            },
-        };
-        let (seed, events) = start_seed(config)
-            .map_err(|e| gst::error_msg!(gst::ResourceError::OpenWrite, ("{e}")))?;
-        let seed = Arc::new(seed);
-        let uri = Self::viewers_uri(&settings, &key, &seed);
-        *lock(&self.state) = Some(Started {
-            seed: seed.clone(),
-            packer: Packer::new(&settings.stream_name),
-            uri: uri.clone(),
-            told_unpaced: false,
-            dropped: 0,
-        });
-        *lock(&self.drain) = Drain::default();
-        let weak = self.obj().downgrade();
-        // The handle would keep the seed running after a stop.
-        let seed = Arc::downgrade(&seed);
-        listen("icdsink", events, move |event| {
-            let (Some(obj), Some(seed)) = (weak.upgrade(), seed.upgrade()) else {
-                return glib::ControlFlow::Break;
-            };
-            if let Some(event) = event {
-                obj.imp().happened(&seed, &event);
-            }
-            glib::ControlFlow::Continue
-        })
-        .map_err(|e| {
-            gst::error_msg!(gst::ResourceError::OpenWrite, ("no thread to be had: {e}"))
-        })?;
-        gst::info!(CAT, imp = self, "listening, viewers join with {uri}");
-        self.announce(&uri);
-        Ok(())
-    }
-
-    fn stop(&self) -> Result<(), gst::ErrorMessage> {
-        let started = lock(&self.state).take();
-        if let Some(started) = &started {
-            let snapshot = started.seed.snapshot();
-            gst::info!(
-                CAT,
-                imp = self,
-                "stopped after {:.1} s: {} bytes in, {} bytes sent by UDP",
-                started.seed.origin().elapsed().as_secs_f64(),
-                snapshot.stats.bytes_in,
-                snapshot.udp_bytes_sent
-            );
-        }
-        // Outside the lock: it waits for the port to be free, shortly.
-        drop(started);
-        Ok(())
-    }
-
     fn set_caps(&self, caps: &gst::Caps) -> Result<(), gst::LoggableError> {
         if let Some(why) = caps::refuse(caps) {
             gst::element_imp_error!(self, gst::StreamError::Format, ("{why}"));
@@ -568,11 +626,11 @@ impl BaseSinkImpl for IcdSink {
                 return Err(gst::FlowError::Error);
             }
         };
-        let unpaced =
-            packed.unpaced && !std::mem::replace(&mut started.told_unpaced, packed.unpaced);
+        let early = self.is_early(packed.running);
+        let tell = early && !std::mem::replace(&mut started.told_unpaced, early);
         self.offer(started, packed);
         drop(state);
-        if unpaced {
+        if tell {
             gst::element_imp_warning!(
                 self,
                 gst::StreamError::Failed,
@@ -596,8 +654,10 @@ impl BaseSinkImpl for IcdSink {
                 return false;
             }
             gst::EventView::Tag(tags) => {
-                if let Some(started) = lock(&self.state).as_mut() {
-                    started.packer.set_tags(tags);
+                if let Some(started) = lock(&self.state).as_mut()
+                    && !started.packer.set_tags(tags)
+                {
+                    gst::info!(CAT, imp = self, "tags are too long to travel");
                 }
             }
             gst::EventView::Gap(gap) => {

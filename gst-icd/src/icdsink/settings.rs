@@ -1,12 +1,18 @@
 //! What the user sets on an `icdsink`.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use icd_grid::{Bitrate, StreamKey};
 
-use crate::uri::IcdUri;
+use crate::uri::{IcdUri, number};
+
+/// Range of `buffer-time`.
+pub(crate) const BUFFER_TIME_MS: RangeInclusive<u64> = 500..=600_000;
+/// Range of `max-buffer-bytes`.
+pub(crate) const BUFFER_BYTES: RangeInclusive<u64> = 1024 * 1024..=u64::MAX;
 
 /// Defaults stand here and nowhere else.
 #[derive(Debug, Clone)]
@@ -69,24 +75,17 @@ impl Settings {
         let [(host, port)] = &uri.hosts[..] else {
             return Err("icdsink listens at one address, the URI names several".into());
         };
-        new.address = match host.as_str() {
-            "0.0.0.0" | "::" => host.clone(),
-            host => host.to_string(),
-        };
+        new.address.clone_from(host);
         new.bind()?;
         new.port = *port;
         new.expected_key = uri.key;
         for (name, value) in &uri.parameters {
-            let number = || {
-                value
-                    .parse::<u64>()
-                    .map_err(|_| format!("{name}={value}: a whole number is expected"))
-            };
+            let number = |range| number(name, value, range);
             match name.as_str() {
-                "buffer-time" => new.buffer_time = Duration::from_millis(number()?),
-                "max-upload-bitrate" => new.max_upload = number()?,
-                "max-viewers" => new.max_viewers = number()?.min(u64::from(u32::MAX)) as u32,
-                "max-buffer-bytes" => new.max_buffer_bytes = number()?,
+                "buffer-time" => new.buffer_time = Duration::from_millis(number(BUFFER_TIME_MS)?),
+                "max-upload-bitrate" => new.max_upload = number(0..=u64::MAX)?,
+                "max-viewers" => new.max_viewers = number(0..=u64::from(u32::MAX))? as u32,
+                "max-buffer-bytes" => new.max_buffer_bytes = number(BUFFER_BYTES)?,
                 "key-file" => new.key_file = Some(value.into()),
                 "stream-name" => new.stream_name.clone_from(value),
                 "announce-address" => new.announce_address = Some(value.clone()),
@@ -111,6 +110,8 @@ mod tests {
         assert_eq!((settings.port, settings.max_viewers), (9000, 5));
         assert_eq!(settings.bind(), Ok(Some("::1".parse().unwrap())));
         assert!(settings.apply("icd://127.0.0.1:1?latency=3").is_err());
+        let low = settings.apply("icd://127.0.0.1:1?buffer-time=3");
+        assert!(low.unwrap_err().contains("from 500 to 600000"));
         assert_eq!(settings.port, 9000);
         assert!(
             settings

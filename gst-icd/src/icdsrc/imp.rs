@@ -1,6 +1,6 @@
 //! GObject to grid: settings, life cycle, what goes downstream and to the application.
 
-use std::sync::{LazyLock, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use gst::glib;
@@ -14,8 +14,9 @@ use icd_grid::{Event, Input, Media, Status};
 use icd_net::{Snapshot, ViewerHandle, runtime, start_viewer};
 
 use super::IcdSrcStatus;
-use super::settings::Settings;
-use crate::application::{listen, short};
+use super::settings::{LATENCY_MS, PEERS, Settings};
+use crate::application::listen;
+use crate::media::timeline::Moment;
 use crate::media::unpack::{Out, Unpacker};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -29,9 +30,11 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 #[derive(Debug)]
 struct Started {
     viewer: ViewerHandle,
+    /// Gone with this run of the element, whose events must not speak in the next.
+    _run: Arc<()>,
     status: IcdSrcStatus,
-    /// When the stream last came, for `timeout`.
-    alive: Instant,
+    /// When the stream last came, for `timeout`; none once that was reported.
+    alive: Option<Instant>,
     progress_done: bool,
     told: Option<String>,
 }
@@ -76,8 +79,14 @@ impl IcdSrc {
             .unwrap_or_default()
     }
 
+    fn status_now(&self) -> IcdSrcStatus {
+        lock(&self.state)
+            .as_ref()
+            .map_or(IcdSrcStatus::Stopped, |s| s.status)
+    }
+
     /// The pipeline's running time, with the instant of the system's clock that belongs to it.
-    fn running_now(&self) -> Option<(i64, Instant)> {
+    fn running_now(&self) -> Option<Moment> {
         let obj = self.obj();
         let clock = obj.clock()?;
         let base = obj.base_time()?;
@@ -90,7 +99,10 @@ impl IcdSrc {
                 (took, time, before + took / 2)
             })
             .min_by_key(|(took, ..)| *took)
-            .map(|(_, time, at)| (time.nseconds() as i64 - base.nseconds() as i64, at))
+            .map(|(_, time, at)| Moment {
+                running: time.nseconds() as i64 - base.nseconds() as i64,
+                at,
+            })
     }
 
     /// Waits for the grid, or for `unlock()`.
@@ -177,7 +189,7 @@ impl IcdSrc {
         if let Some(started) = lock(&self.state).as_mut() {
             started.status = status.into();
             if status == Status::Running {
-                started.alive = Instant::now();
+                started.alive = Some(Instant::now());
                 started.told = None;
             }
         }
@@ -208,13 +220,15 @@ impl IcdSrc {
             }
             Event::PeerAdded { id, addr } => {
                 gst::info!(CAT, imp = self, "peer {id} added, {addr}");
-                let structure = gst::Structure::builder("icd-peer-added").field("id", short(&id));
+                let structure = gst::Structure::builder("icd-peer-added")
+                    .field("id", id.whole())
+                    .field("address", addr.to_string());
                 self.element_message(structure.build());
             }
             Event::PeerRemoved { id, why } => {
                 gst::info!(CAT, imp = self, "peer {id} removed: {why}");
                 let structure = gst::Structure::builder("icd-peer-removed")
-                    .field("id", short(&id))
+                    .field("id", id.whole())
                     .field("reason", why);
                 self.element_message(structure.build());
             }
@@ -227,15 +241,15 @@ impl IcdSrc {
                 gst::info!(CAT, imp = self, "stripe {} comes from {to} now", stripe.0);
                 let structure = gst::Structure::builder("icd-failover")
                     .field("stripe", u32::from(stripe.0))
-                    .field("from", from.map(|id| short(&id)).unwrap_or_default())
-                    .field("to", short(&to))
+                    .field("from", from.map(|id| id.whole()).unwrap_or_default())
+                    .field("to", to.whole())
                     .field("gap-ms", gap.as_millis() as u64);
                 self.element_message(structure.build());
             }
             Event::Fault { id, what } => {
                 gst::warning!(CAT, imp = self, "peer {id} dropped: {what}");
                 let structure = gst::Structure::builder("icd-peer-fault")
-                    .field("id", short(&id))
+                    .field("id", id.whole())
                     .field("what", what);
                 self.element_message(structure.build());
             }
@@ -272,8 +286,12 @@ impl IcdSrc {
             }
             Refusal::Denied => "the broadcaster does not admit this viewer",
             Refusal::WrongStream => {
-                "the broadcaster sends another stream than the URI names; ask for the present URI"
+                "another stream, with another key, is broadcast there now; ask for the present URI"
             }
+            Refusal::Latency { most_ms } => &format!(
+                "latency={} is more than the broadcaster keeps of the stream; set at most latency={most_ms} (or a larger buffer-time on icdsink)",
+                lock(&self.settings).latency.as_millis()
+            ),
             Refusal::Version => {
                 "the broadcaster speaks another version of the protocol; update gst-icd"
             }
@@ -297,16 +315,15 @@ impl IcdSrc {
             Some(started) => {
                 let flows = matches!(started.status, IcdSrcStatus::Running | IcdSrcStatus::Ended);
                 if flows {
-                    started.alive = Instant::now();
+                    started.alive = Some(Instant::now());
                 }
-                started.alive.elapsed() >= timeout
+                // Said once: the error ends the pipeline, unless the application thinks otherwise.
+                let over = |alive: &mut Instant| alive.elapsed() >= timeout;
+                started.alive.take_if(over).is_some()
             }
             None => false,
         };
         if over {
-            if let Some(started) = lock(&self.state).as_mut() {
-                started.alive = Instant::now() + Duration::from_secs(3600);
-            }
             gst::element_imp_error!(
                 self,
                 gst::ResourceError::Read,
@@ -349,7 +366,7 @@ impl ObjectImpl for IcdSrc {
                 glib::ParamSpecUInt::builder("latency")
                     .nick("Latency")
                     .blurb("Play-out delay, in milliseconds: from the broadcaster's sending to the picture's being due; what is downstream adds to it")
-                    .maximum(600_000)
+                    .maximum(*LATENCY_MS.end() as u32)
                     .default_value(d.latency.as_millis() as u32)
                     .mutable_ready()
                     .build(),
@@ -368,8 +385,8 @@ impl ObjectImpl for IcdSrc {
                 glib::ParamSpecUInt::builder("max-peers")
                     .nick("Maximum peers")
                     .blurb("Connections to other viewers, at most")
-                    .minimum(1)
-                    .maximum(1000)
+                    .minimum(*PEERS.start() as u32)
+                    .maximum(*PEERS.end() as u32)
                     .default_value(d.max_peers)
                     .mutable_ready()
                     .build(),
@@ -466,11 +483,11 @@ impl ObjectImpl for IcdSrc {
 
     fn property(&self, _: usize, pspec: &glib::ParamSpec) -> glib::Value {
         match pspec.name() {
-            "status" => lock(&self.state)
-                .as_ref()
-                .map_or(IcdSrcStatus::Stopped, |s| s.status)
-                .to_value(),
-            "stats" => crate::stats::src(&self.snapshot()).to_value(),
+            "status" => self.status_now().to_value(),
+            "stats" => {
+                let name = lock(&self.unpacker).stream_name().to_string();
+                crate::stats::src(&self.snapshot(), self.status_now(), &name).to_value()
+            }
             name => {
                 let s = lock(&self.settings);
                 match name {
@@ -538,18 +555,21 @@ impl BaseSrcImpl for IcdSrc {
             .map_err(|why| gst::error_msg!(gst::ResourceError::Settings, ("{why}")))?;
         let (viewer, events) = start_viewer(config)
             .map_err(|e| gst::error_msg!(gst::ResourceError::OpenRead, ("{e}")))?;
+        let run = Arc::new(());
+        let weak = self.obj().downgrade();
+        let weak_run = Arc::downgrade(&run);
         *lock(&self.unpacker) = Unpacker::new(settings.latency);
         *lock(&self.state) = Some(Started {
             viewer,
+            _run: run,
             status: IcdSrcStatus::Connecting,
-            alive: Instant::now(),
+            alive: Some(Instant::now()),
             progress_done: false,
             told: None,
         });
         self.progress(gst::ProgressType::Start, "Connecting to the grid");
-        let weak = self.obj().downgrade();
         listen("icdsrc", events, move |event| {
-            let Some(obj) = weak.upgrade() else {
+            let Some(obj) = weak.upgrade().filter(|_| weak_run.strong_count() > 0) else {
                 return glib::ControlFlow::Break;
             };
             match event {
@@ -558,7 +578,10 @@ impl BaseSrcImpl for IcdSrc {
             }
             glib::ControlFlow::Continue
         })
-        .map_err(|e| gst::error_msg!(gst::ResourceError::OpenRead, ("no thread to be had: {e}")))?;
+        .map_err(|e| {
+            lock(&self.state).take();
+            gst::error_msg!(gst::ResourceError::OpenRead, ("no thread to be had: {e}"))
+        })?;
         Ok(())
     }
 
@@ -631,6 +654,10 @@ impl PushSrcImpl for IcdSrc {
                 Out::Caps(caps) => {
                     gst::info!(CAT, imp = self, "caps {caps}");
                     if obj.set_caps(&caps).is_err() {
+                        if *self.flushing.borrow() {
+                            lock(&self.unpacker).put_back(Out::Caps(caps));
+                            return Err(gst::FlowError::Flushing);
+                        }
                         return Err(gst::FlowError::NotNegotiated);
                     }
                 }

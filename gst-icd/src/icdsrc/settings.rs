@@ -1,12 +1,18 @@
 //! What the user sets on an `icdsrc`.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use icd_grid::{Bitrate, ViewerSettings};
 use icd_net::ViewerConfig;
 
-use crate::uri::IcdUri;
+use crate::uri::{IcdUri, number};
+
+/// Range of `latency`.
+pub(crate) const LATENCY_MS: RangeInclusive<u64> = 0..=600_000;
+/// Range of `max-peers`.
+pub(crate) const PEERS: RangeInclusive<u64> = 1..=1000;
 
 /// What `max-upload-bitrate=0` means until uplinks are measured: little enough for most lines.
 pub(crate) const CAUTIOUS_UPLOAD: Bitrate = Bitrate(4_000_000);
@@ -63,13 +69,9 @@ impl Settings {
         let uri = IcdUri::parse(text).map_err(|e| e.to_string())?;
         let mut new = self.clone();
         for (name, value) in &uri.parameters {
-            let number = || {
-                value
-                    .parse::<u64>()
-                    .map_err(|_| format!("{name}={value}: a whole number is expected"))
-            };
+            let number = |range| number(name, value, range);
             match name.as_str() {
-                "latency" => new.latency = Duration::from_millis(number()?.min(600_000)),
+                "latency" => new.latency = Duration::from_millis(number(LATENCY_MS)?),
                 "relay" => {
                     new.relay = match value.as_str() {
                         "true" | "yes" | "1" => true,
@@ -77,14 +79,13 @@ impl Settings {
                         _ => return Err(format!("relay={value}: true or false is expected")),
                     };
                 }
-                "max-upload-bitrate" => new.max_upload = number()?,
-                "max-peers" => new.max_peers = number()?.clamp(1, 1000) as u32,
+                "max-upload-bitrate" => new.max_upload = number(0..=u64::MAX)?,
+                "max-peers" => new.max_peers = number(PEERS)? as u32,
                 "bind-address" => new.bind_address.clone_from(value),
                 "bind-port" => {
-                    new.bind_port = u16::try_from(number()?)
-                        .map_err(|_| format!("bind-port={value}: at most 65535"))?;
+                    new.bind_port = number(0..=u64::from(u16::MAX))? as u16;
                 }
-                "timeout" => new.timeout = Duration::from_millis(number()?),
+                "timeout" => new.timeout = Duration::from_millis(number(0..=u64::from(u32::MAX))?),
                 _ => return Err(format!("icdsrc has no URI parameter {name:?}")),
             }
         }

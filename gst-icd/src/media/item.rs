@@ -13,6 +13,15 @@ use serde::{Deserialize, Serialize};
 /// Largest item; a raw 8K frame.
 pub(crate) const MAX_ITEM_BYTES: usize = 256 * 1024 * 1024;
 
+/// Flags that mean something at the other end.
+pub(crate) const TRAVELLING: gst::BufferFlags = gst::BufferFlags::DISCONT
+    .union(gst::BufferFlags::DELTA_UNIT)
+    .union(gst::BufferFlags::HEADER)
+    .union(gst::BufferFlags::MARKER)
+    .union(gst::BufferFlags::GAP)
+    .union(gst::BufferFlags::DROPPABLE)
+    .union(gst::BufferFlags::CORRUPTED);
+
 /// GST_BUFFER_OFFSET_NONE, which the bindings do not name.
 pub(crate) const NO_OFFSET: u64 = u64::MAX;
 

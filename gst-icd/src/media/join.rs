@@ -10,7 +10,11 @@ use std::time::Duration;
 const APART: Duration = Duration::from_millis(500);
 /// A transport stream without any random-access indicator for so long has only audio.
 const NO_INDICATOR: Duration = Duration::from_secs(5);
+/// Sizes of a packet: plain, with a time code before it (M2TS), with error correction after it.
+const TS_PACKETS: [usize; 4] = [188, 192, 204, 208];
+/// Of these bytes.
 const TS_PACKET: usize = 188;
+const TS_SYNC: u8 = 0x47;
 
 /// What decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,8 +78,16 @@ impl JoinPoints {
     }
 }
 
+/// The whole packets of a buffer, wherever the first begins.
 fn packets(data: &[u8]) -> impl Iterator<Item = &[u8]> {
-    data.chunks_exact(TS_PACKET).filter(|p| p[0] == 0x47)
+    let begin =
+        |(size, at): &(usize, usize)| data[*at..].iter().step_by(*size).all(|b| *b == TS_SYNC);
+    let found = TS_PACKETS
+        .into_iter()
+        .flat_map(|size| (0..size.min(data.len())).map(move |at| (size, at)))
+        .find(begin);
+    let (size, at) = found.unwrap_or((TS_PACKET, data.len()));
+    data[at..].chunks(size).filter_map(|p| p.get(..TS_PACKET))
 }
 
 /// ISO/IEC 13818-1, 2.4.3.4: the adaptation field's random_access_indicator.
@@ -116,6 +128,19 @@ mod tests {
             points.judge(&key, true, false, ms(20)),
             "every key frame counts"
         );
+    }
+
+    #[test]
+    fn packets_are_found_in_any_wrapping_and_anywhere() {
+        let key = packet(true, true);
+        let plain = packet(false, false);
+        let m2ts = [&[9; 4], &plain[..], &[9; 4], &key[..]].concat();
+        assert!(random_access(&m2ts));
+        let corrected = [&plain[..], &[9; 16], &key[..], &[9; 16]].concat();
+        assert!(random_access(&corrected));
+        let three = [&plain[..], &key[..], &plain[..]].concat();
+        assert!(random_access(&three[100..]));
+        assert!(!random_access(&three[..200]) && !random_access(&[0; 500]));
     }
 
     #[test]

@@ -6,20 +6,14 @@ use bytes::Bytes;
 use gst::prelude::*;
 
 use crate::media::caps;
-use crate::media::item::{Head, NO_OFFSET, State, encode};
+use crate::media::item::{Head, NO_OFFSET, State, TRAVELLING, encode};
 use crate::media::join::JoinPoints;
 use crate::media::timeline::{Anchor, Observed};
 
-/// Flags that mean something at the other end.
-const TRAVELLING: gst::BufferFlags = gst::BufferFlags::DISCONT
-    .union(gst::BufferFlags::DELTA_UNIT)
-    .union(gst::BufferFlags::HEADER)
-    .union(gst::BufferFlags::MARKER)
-    .union(gst::BufferFlags::GAP)
-    .union(gst::BufferFlags::DROPPABLE)
-    .union(gst::BufferFlags::CORRUPTED);
-/// Tags and events that are longer (pictures) do not travel.
-const MAX_EVENT: usize = 32 * 1024;
+/// Tags and events that are longer (pictures) do not travel. With the caps, two lists of tags and
+/// the sticky events together stay below what a header holds
+/// ([`icd_grid::record::StreamHeader::MAX_MEDIA_BYTES`]).
+const MAX_EVENT: usize = 20 * 1024;
 const MAX_STICKY: usize = 16;
 
 /// A packed item.
@@ -29,7 +23,8 @@ pub(crate) struct Packed {
     pub(crate) join: bool,
     /// What holds from this item on, if it is not what held before.
     pub(crate) state: Option<State>,
-    pub(crate) unpaced: bool,
+    /// Running time in nanoseconds, of a buffer that has one.
+    pub(crate) running: Option<i64>,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +37,8 @@ pub(crate) struct Packer {
     joins: JoinPoints,
     headers: Vec<Vec<u8>>,
     own_timeline: bool,
-    last_running: i64,
+    /// An item was lost on its way to the grid.
+    discont: bool,
 }
 
 impl Packer {
@@ -76,14 +72,15 @@ impl Packer {
         self.own_timeline
     }
 
-    pub(crate) fn set_tags(&mut self, tags: &gst::event::Tag) {
+    /// False if they are too long to travel.
+    pub(crate) fn set_tags(&mut self, tags: &gst::event::Tag) -> bool {
         let tags = tags.tag_owned();
         let Ok(text) = tags.to_value().serialize() else {
-            return;
+            return false;
         };
         let text = text.to_string();
         if text.len() > MAX_EVENT {
-            return;
+            return false;
         }
         let slot = match tags.scope() {
             gst::TagScope::Global => 1,
@@ -94,6 +91,13 @@ impl Packer {
             self.state.tags[slot] = text;
             self.changed = true;
         }
+        true
+    }
+
+    /// An item was lost: what changed with it is said again, and the next buffer tells.
+    pub(crate) fn lost(&mut self) {
+        self.changed = true;
+        self.discont = true;
     }
 
     /// The time of what follows has nothing to do with what came before.
@@ -108,14 +112,19 @@ impl Packer {
             return None;
         }
         if event.is_sticky() {
-            let name = event.structure()?.name().to_string();
-            self.state.sticky.retain(|s| !s.starts_with(&name));
-            self.state.sticky.truncate(MAX_STICKY - 1);
+            let name = event.structure()?.name().as_str();
+            let other = |text: &String| text.split([',', ';']).next() != Some(name);
+            self.state.sticky.retain(other);
             self.state.sticky.push(structure);
+            // The oldest make room.
+            let bytes = |list: &[String]| list.iter().map(String::len).sum::<usize>();
+            while self.state.sticky.len() > MAX_STICKY || bytes(&self.state.sticky) > MAX_EVENT {
+                self.state.sticky.remove(0);
+            }
             self.changed = true;
             return None;
         }
-        Some(self.pack(&Head::Event { structure }, &[], false, false))
+        Some(self.pack(&Head::Event { structure }, &[], false))
     }
 
     pub(crate) fn gap(&mut self, running: i64, duration: Option<gst::ClockTime>) -> Packed {
@@ -123,7 +132,7 @@ impl Packer {
             pts: running,
             duration: duration.map(gst::ClockTime::nseconds),
         };
-        self.pack(&head, &[], false, false)
+        self.pack(&head, &[], false)
     }
 
     /// A buffer whose time stamps are `segment`'s. `sender`: sender time now.
@@ -136,17 +145,18 @@ impl Packer {
         let map = buffer.map_readable()?;
         let pts = running(segment, buffer.pts());
         let dts = running(segment, buffer.dts());
-        let mut unpaced = false;
-        if let Some(time) = dts.or(pts) {
-            self.last_running = time;
+        let running = dts.or(pts);
+        if let Some(time) = running {
             match self.anchor.observe(time, sender.as_nanos() as i64) {
                 Observed::Same => {}
-                Observed::Unpaced => unpaced = true,
                 Observed::New => self.changed = true,
                 Observed::Refined => self.refined = true,
             }
         }
-        let flags = buffer.flags();
+        let mut flags = buffer.flags();
+        if std::mem::take(&mut self.discont) {
+            flags |= gst::BufferFlags::DISCONT;
+        }
         let header = flags.contains(gst::BufferFlags::HEADER);
         let known = header && self.headers.iter().any(|h| h[..] == map[..]);
         let delta = flags.contains(gst::BufferFlags::DELTA_UNIT);
@@ -159,10 +169,11 @@ impl Packer {
             offset_end: Some(buffer.offset_end()).filter(|o| *o != NO_OFFSET),
             flags: (flags & TRAVELLING).bits(),
         };
-        Ok(self.pack(&head, &map, join, unpaced))
+        let packed = self.pack(&head, &map, join);
+        Ok(Packed { running, ..packed })
     }
 
-    fn pack(&mut self, head: &Head, data: &[u8], join: bool, unpaced: bool) -> Packed {
+    fn pack(&mut self, head: &Head, data: &[u8], join: bool) -> Packed {
         self.state.anchor = self.anchor.value();
         self.state.timeline = self.anchor.timeline();
         if join {
@@ -173,7 +184,7 @@ impl Packer {
             data: encode(head, data),
             join,
             state,
-            unpaced,
+            running: None,
         }
     }
 }

@@ -8,19 +8,20 @@ use icd_grid::clock::Mapping;
 /// Running time and sender time may part this much before the timeline counts as new: a pause,
 /// a flush, a jump.
 const NEW_TIMELINE: i64 = 1_000_000_000;
-/// A better anchor is announced only if it is better by so much; viewers that play keep theirs.
+/// A better anchor is announced only if it is better by so much.
 const BETTER: i64 = 20_000_000;
+/// The least is taken over this much time and as much again before it, so that it follows a
+/// pipeline's clock that is slower than the system's.
+const LOW_SPAN: i64 = 30_000_000_000;
 
 /// What a buffer says about the sender's timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Observed {
     Same,
-    /// Newcomers get a better estimate.
+    /// Newcomers get a better estimate, and those that play follow it slowly.
     Refined,
     /// A new timeline began.
     New,
-    /// The upstream runs ahead of the clock: it is not paced.
-    Unpaced,
 }
 
 /// The least of sender time minus running time: what a buffer's running time says about when it
@@ -29,6 +30,10 @@ pub(crate) enum Observed {
 pub(crate) struct Anchor {
     value: Option<i64>,
     timeline: u32,
+    /// The least of the present span and of the one before.
+    low: i64,
+    low_before: Option<i64>,
+    span_began: i64,
 }
 
 impl Anchor {
@@ -40,31 +45,55 @@ impl Anchor {
         self.timeline
     }
 
-    /// The next buffer begins a new timeline: a flush, a new segment.
+    /// The next buffer begins a new timeline: a flush, a pause.
     pub(crate) fn reset(&mut self) {
         self.value = None;
     }
 
     pub(crate) fn observe(&mut self, running: i64, sender: i64) -> Observed {
         let found = sender - running;
-        let Some(value) = self.value else {
+        let Some(value) = self.value.filter(|v| found - v <= NEW_TIMELINE) else {
             self.value = Some(found);
+            self.low = found;
+            self.low_before = None;
+            self.span_began = sender;
             self.timeline += 1;
             return Observed::New;
         };
-        if found - value > NEW_TIMELINE {
-            self.value = Some(found);
-            self.timeline += 1;
-            Observed::New
-        } else if value - found > NEW_TIMELINE {
-            Observed::Unpaced
-        } else if value - found > BETTER {
-            self.value = Some(found);
-            Observed::Refined
-        } else {
-            Observed::Same
+        let mut least = None;
+        if sender - self.span_began >= LOW_SPAN {
+            least = self.low_before.map(|before| before.min(self.low));
+            self.low_before = Some(self.low);
+            self.low = found;
+            self.span_began = sender;
         }
+        self.low = self.low.min(found);
+        // Downwards at once, upwards when all of two spans says so.
+        let better = match least {
+            Some(least) if least - value > BETTER => least,
+            _ if value - found > BETTER => found,
+            _ => return Observed::Same,
+        };
+        self.value = Some(better);
+        Observed::Refined
     }
+}
+
+/// Due times follow a drift of clocks by at most this much a second, which nobody hears ...
+const SLEW: i64 = 500_000;
+const SECOND: i64 = 1_000_000_000;
+/// ... and not before it has become so large, or this share of the play-out delay: until then
+/// time stamps stay equal to the sender's up to one constant.
+const TOO_SOON: i64 = 50_000_000;
+const TOO_SOON_SHARE: i64 = 20;
+/// What is due later than need be harms nobody for long: the first buffer may have been late.
+const TOO_LATE: i64 = 500_000_000;
+
+/// One moment in the pipeline's running time and on the system's clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub(crate) running: i64,
+    pub(crate) at: Instant,
 }
 
 /// The receiver: from the sender's running time to the pipeline's.
@@ -72,6 +101,7 @@ impl Anchor {
 pub(crate) struct DueTimes {
     /// Add to a running time of the sender.
     offset: i64,
+    followed: Instant,
     /// What LATENCY answers, in nanoseconds, and what is taken off every due time.
     pub(crate) reported: i64,
     /// Where the segment starts: time stamps of what is overdue lie before it.
@@ -93,21 +123,17 @@ pub(crate) fn segment_start(own_timeline: bool) -> gst::ClockTime {
 }
 
 impl DueTimes {
-    /// `running_now` is the pipeline's running time at `now`.
+    /// `anchor` is the sender's, of this `timeline`.
     pub(crate) fn new(
         clock: &Mapping,
-        anchor: i64,
-        timeline: u32,
+        (anchor, timeline): (i64, u32),
         latency: Duration,
         segment: gst::ClockTime,
-        running_now: i64,
-        now: Instant,
+        here: Moment,
     ) -> Self {
-        // Running time of the pipeline at sender time zero, without leaving integers.
-        let sender_now = clock.sender(now);
-        let zero = running_now - signed(sender_now);
         Self {
-            offset: zero + anchor + latency.as_nanos() as i64,
+            offset: offset(clock, anchor, latency, here),
+            followed: here.at,
             reported: 0,
             segment: segment.nseconds() as i64,
             timeline,
@@ -115,17 +141,40 @@ impl DueTimes {
         }
     }
 
+    /// Follows what the clocks and the anchor say by now: the sender's pipeline clock, its
+    /// system's, this system's and this pipeline's each go at their own rate.
+    pub(crate) fn follow(&mut self, clock: &Mapping, anchor: i64, latency: Duration, here: Moment) {
+        let elapsed = here.at.saturating_duration_since(self.followed);
+        self.followed = here.at;
+        let off = offset(clock, anchor, latency, here).saturating_sub(self.offset);
+        let too_soon = TOO_SOON.min(latency.as_nanos() as i64 / TOO_SOON_SHARE);
+        if off > too_soon || off < -TOO_LATE {
+            let step = (elapsed.as_nanos() as i64).min(SECOND) * SLEW / SECOND;
+            self.offset += off.clamp(-step, step);
+        }
+    }
+
     /// When an item is due in the pipeline's running time.
     pub(crate) fn due(&self, running: i64) -> i64 {
-        running + self.offset
+        running.saturating_add(self.offset)
     }
 
     /// The time stamp of an item; none before the beginning of time.
     pub(crate) fn stamp(&self, running: i64) -> Option<gst::ClockTime> {
-        u64::try_from(self.due(running) - self.reported + self.segment)
+        let shift = self.segment - self.reported;
+        u64::try_from(self.due(running).saturating_add(shift))
             .ok()
             .map(gst::ClockTime::from_nseconds)
     }
+}
+
+/// Running time here minus running time there, of an item that is due when its age reaches the
+/// latency.
+fn offset(clock: &Mapping, anchor: i64, latency: Duration, here: Moment) -> i64 {
+    // Running time of the pipeline at sender time zero, without leaving integers.
+    let zero = here.running.saturating_sub(signed(clock.sender(here.at)));
+    zero.saturating_add(anchor)
+        .saturating_add(latency.as_nanos() as i64)
 }
 
 fn signed(time: SenderTime) -> i64 {
@@ -151,12 +200,11 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_begins_a_new_timeline_and_a_race_ahead_is_called_unpaced() {
+    fn a_long_pause_begins_a_new_timeline() {
         let mut anchor = Anchor::default();
         anchor.observe(0, S);
         assert_eq!(anchor.observe(S, 10 * S), Observed::New);
         assert_eq!(anchor.timeline(), 2);
-        assert_eq!(anchor.observe(20 * S, 11 * S), Observed::Unpaced);
         assert_eq!(
             anchor.observe(2 * S, 11 * S - 50_000_000),
             Observed::Refined
@@ -173,7 +221,11 @@ mod tests {
         // Rendered now (sender time 100 s) with running time 7 s; the viewer's pipeline is at 3 s.
         let latency = Duration::from_secs(2);
         let segment = gst::ClockTime::from_seconds(10);
-        let due = DueTimes::new(&clock, 93 * S, 1, latency, segment, 3 * S, now);
+        let here = Moment {
+            running: 3 * S,
+            at: now,
+        };
+        let due = DueTimes::new(&clock, (93 * S, 1), latency, segment, here);
         assert_eq!(due.due(7 * S), 5 * S);
         let seconds = gst::ClockTime::from_seconds;
         assert_eq!(due.stamp(7 * S), Some(seconds(15)));
@@ -183,5 +235,55 @@ mod tests {
             "overdue, before the segment"
         );
         assert_eq!(due.stamp(-9 * S), None);
+    }
+
+    #[test]
+    fn a_pipeline_clock_that_is_slow_moves_the_anchor_after_a_while() {
+        let mut anchor = Anchor::default();
+        // 200 ppm slow, rendered up to 3 ms late.
+        let observed = |anchor: &mut Anchor, ms: i64| {
+            let sender = ms * 1_000_000;
+            let late = (ms % 4) * 1_000_000;
+            anchor.observe(sender - sender / 5000 - late, sender)
+        };
+        let times: Vec<_> = (0..600_000)
+            .step_by(20)
+            .filter(|ms| observed(&mut anchor, *ms) == Observed::Refined)
+            .collect();
+        let off = 600 * S / 5000 - anchor.value();
+        assert_eq!(anchor.timeline(), 1);
+        assert!((2..8).contains(&times.len()), "{times:?}");
+        assert!((0..50_000_000).contains(&off), "{off}");
+    }
+
+    #[test]
+    fn a_drift_is_followed_slowly_and_a_small_error_not_at_all() {
+        let start = Instant::now();
+        let clock = Mapping {
+            local: start,
+            sender: SenderTime(0),
+        };
+        let latency = Duration::from_secs(2);
+        let zero = gst::ClockTime::ZERO;
+        // This pipeline's clock is 100 ppm fast.
+        let here = |ms: u64| Moment {
+            running: (ms as i64 * 1_000_000) + ms as i64 * 100,
+            at: start + Duration::from_millis(ms),
+        };
+        let mut due = DueTimes::new(&clock, (0, 1), latency, zero, here(0));
+        let first = due.due(0);
+        let mut before = first;
+        for ms in (0..3_600_000).step_by(20) {
+            due.follow(&clock, 0, latency, here(ms));
+            let moved = due.due(0) - before;
+            assert!((0..=10_000).contains(&moved), "{moved} ns in 20 ms");
+            before = due.due(0);
+            if ms < 490_000 {
+                assert_eq!(before, first);
+            }
+        }
+        // 360 ms in an hour, 50 ms of which are borne.
+        let followed = (before - first) / 1_000_000;
+        assert!((305..=315).contains(&followed), "{followed}");
     }
 }

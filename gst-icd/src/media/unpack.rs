@@ -2,15 +2,16 @@
 
 use std::collections::VecDeque;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use gst::prelude::*;
+use icd_grid::clock::Mapping;
 use icd_grid::{Epoch, Media};
 
 use crate::media::caps;
-use crate::media::item::{Head, NO_OFFSET, Reader, State};
-use crate::media::timeline::{DueTimes, segment_start};
+use crate::media::item::{Head, NO_OFFSET, Reader, State, TRAVELLING};
+use crate::media::timeline::{DueTimes, Moment, segment_start};
 
 /// What goes downstream, in this order.
 #[derive(Debug)]
@@ -50,8 +51,8 @@ pub(crate) struct Unpacker {
     out: VecDeque<Out>,
 }
 
-/// The pipeline's running time at an instant.
-pub(crate) type RunningNow<'a> = &'a dyn Fn() -> Option<(i64, Instant)>;
+/// The pipeline's running time now; none while it has no clock.
+pub(crate) type Here<'a> = &'a dyn Fn() -> Option<Moment>;
 
 impl Unpacker {
     pub(crate) fn new(latency: Duration) -> Self {
@@ -108,9 +109,19 @@ impl Unpacker {
         self.out.pop_front()
     }
 
+    /// Could not go downstream now; it is the next again.
+    pub(crate) fn put_back(&mut self, out: Out) {
+        self.out.push_front(out);
+    }
+
+    /// The broadcaster's name of the stream.
+    pub(crate) fn stream_name(&self) -> &str {
+        self.state.as_ref().map_or("", |s| &s.stream_name)
+    }
+
     /// Takes the next thing from the grid. False: the broadcaster sends what this version does
     /// not understand.
-    pub(crate) fn take(&mut self, media: Media, running: RunningNow<'_>) -> bool {
+    pub(crate) fn take(&mut self, media: Media, here: Here<'_>) -> bool {
         match media {
             Media::Header {
                 media,
@@ -151,26 +162,10 @@ impl Unpacker {
                 let Some(state) = self.fresh.take().or_else(|| self.state.clone()) else {
                     return true;
                 };
-                if self
-                    .due
-                    .is_none_or(|due| due.stale || due.timeline != state.timeline)
-                {
-                    let Some((running, now)) = running() else {
-                        return true;
-                    };
-                    let kept = self.due.map(|due| due.reported);
-                    let mut due = DueTimes::new(
-                        &clock,
-                        state.anchor,
-                        state.timeline,
-                        self.latency,
-                        self.segment.unwrap_or_default(),
-                        running,
-                        now,
-                    );
-                    due.reported = kept.unwrap_or(0);
-                    self.due = Some(due);
-                }
+                let Some(here) = here() else {
+                    return true;
+                };
+                self.follow(&clock, &state, here);
                 self.state = Some(state);
                 self.payload(bytes, first_item, discont)
             }
@@ -179,6 +174,28 @@ impl Unpacker {
                 true
             }
         }
+    }
+
+    /// Keeps the due times true.
+    fn follow(&mut self, clock: &Mapping, state: &State, here: Moment) {
+        if let Some(due) = self.due.as_mut()
+            && !due.stale
+            && due.timeline == state.timeline
+        {
+            due.follow(clock, state.anchor, self.latency, here);
+            return;
+        }
+        let anchor = (state.anchor, state.timeline);
+        let segment = self.segment.unwrap_or_default();
+        let mut due = DueTimes::new(clock, anchor, self.latency, segment, here);
+        if let Some(before) = self.due {
+            due.reported = before.reported;
+            if before.timeline != state.timeline {
+                self.discont = true;
+                self.stuck("the broadcaster paused");
+            }
+        }
+        self.due = Some(due);
     }
 
     fn apply(&mut self, state: &State) -> bool {
@@ -246,8 +263,9 @@ impl Unpacker {
                 }
             }
         }
-        // The mark belongs to the next buffer, which a later payload may complete.
-        self.discont |= discont;
+        // The mark belongs to the next buffer, which a later payload may complete. So does that
+        // of bytes which made no sense.
+        self.discont |= discont || read.is_err();
         read.is_ok()
     }
 
@@ -275,7 +293,7 @@ impl Unpacker {
             buffer.set_duration(duration.map(gst::ClockTime::from_nseconds));
             buffer.set_offset(offset.unwrap_or(NO_OFFSET));
             buffer.set_offset_end(offset_end.unwrap_or(NO_OFFSET));
-            buffer.set_flags(gst::BufferFlags::from_bits_truncate(*flags));
+            buffer.set_flags(gst::BufferFlags::from_bits_truncate(*flags) & TRAVELLING);
             if discont {
                 buffer.set_flags(gst::BufferFlags::DISCONT);
             }
@@ -288,6 +306,7 @@ impl Unpacker {
     /// bear the DISCONT then, since tsdemux throws away what it holds when one comes after them.
     fn begin(&mut self, first: Option<i64>) -> bool {
         self.began = true;
+        self.report_latency(first);
         let stamp = first.and_then(|first| self.due.as_ref()?.stamp(first));
         let mut flags = gst::BufferFlags::HEADER | gst::BufferFlags::DISCONT;
         for header in &self.stream_headers {
@@ -300,7 +319,6 @@ impl Unpacker {
             flags = gst::BufferFlags::HEADER;
             self.out.push_back(Out::Buffer(header));
         }
-        self.report_latency(first);
         !self.stream_headers.is_empty()
     }
 

@@ -31,8 +31,6 @@ pub struct SeedSettings {
     pub max_viewers: Option<usize>,
     /// The life that begins: UTC in milliseconds.
     pub epoch: Epoch,
-    /// Whether each viewer is put before [`Event::AskAdmission`].
-    pub ask_admission: bool,
 }
 
 /// What an `icdsrc` is told.
@@ -97,7 +95,7 @@ pub enum Input {
         /// Confirmed.
         delivered: bool,
     },
-    /// Seed: the next item of the stream.
+    /// Seed: the next item of the stream. After [`Input::End`] it begins a new epoch.
     Item {
         /// Its bytes.
         data: Bytes,
@@ -105,16 +103,15 @@ pub enum Input {
         join: bool,
         /// When it entered.
         at: Instant,
-    },
-    /// Seed: what holds from the next item on.
-    State {
-        /// See [`crate::record::StreamHeader::media`].
-        media: Bytes,
-        /// See [`crate::record::StreamHeader::own_timeline`].
-        own_timeline: bool,
+        /// What holds from it on, if it is not what held before. They come together, so that
+        /// neither is lost alone.
+        state: Option<MediaState>,
     },
     /// Seed: the broadcaster ended the stream.
     End,
+    /// Seed: whether each viewer that comes from now on is put before
+    /// [`Event::AskAdmission`].
+    AskAdmission(bool),
     /// Seed: the application's answer to [`Event::AskAdmission`].
     Verdict {
         /// The connection.
@@ -129,6 +126,16 @@ pub enum Input {
     Upload(Option<Bitrate>),
     /// Seed: the most viewers changed.
     MaxViewers(Option<usize>),
+}
+
+/// What holds for the items that follow.
+#[derive(Debug, Clone)]
+pub struct MediaState {
+    /// See [`crate::record::StreamHeader::media`]; at most
+    /// [`crate::record::StreamHeader::MAX_MEDIA_BYTES`].
+    pub media: Bytes,
+    /// See [`crate::record::StreamHeader::own_timeline`].
+    pub own_timeline: bool,
 }
 
 /// Whom to dial.
@@ -363,6 +370,14 @@ impl Node {
         match &mut self.0 {
             Part::Seed(_) => None,
             Part::Viewer(viewer) => viewer.poll_media(now),
+        }
+    }
+
+    /// As in [`Stats::members`].
+    pub fn members(&self) -> u64 {
+        match &self.0 {
+            Part::Seed(seed) => seed.members(),
+            Part::Viewer(viewer) => viewer.members(),
         }
     }
 

@@ -27,6 +27,8 @@ const MAX_NONSENSE: u32 = 64;
 const GIVE_UP: Duration = Duration::from_secs(2);
 /// Backlog yields to pushes and pulls: it is queued as if it came this much later.
 const BEHIND: Duration = Duration::from_secs(3600);
+/// A connection that says no hello for so long is closed.
+const HELLO: Duration = Duration::from_secs(5);
 /// Header versions that are kept, of at most 256 KiB each: those that the window's pieces name,
 /// as long as there are no more. Caps and tags change seldom.
 const MAX_HEADERS: usize = 64;
@@ -67,6 +69,8 @@ pub(super) struct Relay {
     pub(super) uplink: Uplink,
     pub(super) headers: BTreeMap<u32, (Signed<StreamHeader>, StreamHeader)>,
     pub(super) rng: fastrand::Rng,
+    /// Whether this node sends pieces at all.
+    pub(super) gives: bool,
     pub(super) duplicates: u64,
     pub(super) bytes_sent: u64,
     actions: VecDeque<Action>,
@@ -92,6 +96,7 @@ impl Relay {
             uplink: Uplink::new(upload, now),
             headers: BTreeMap::new(),
             rng: fastrand::Rng::with_seed(random),
+            gives: true,
             duplicates: 0,
             bytes_sent: 0,
             actions: VecDeque::new(),
@@ -180,6 +185,17 @@ impl Relay {
         self.peers.remove(&peer)
     }
 
+    /// Closes connections that say no hello, but for those that wait for an answer to it.
+    pub(super) fn close_mute(&mut self, waits: impl Fn(PeerId) -> bool, now: Instant) {
+        let mute = |(peer, p): &(&PeerId, &Peer)| {
+            !p.ready && !waits(**peer) && now.saturating_duration_since(p.since) > HELLO
+        };
+        let mute: Vec<_> = self.peers.iter().filter(mute).map(|(p, _)| *p).collect();
+        for peer in mute {
+            self.close(peer, Close::Silent);
+        }
+    }
+
     pub(super) fn ping(&mut self, peer: PeerId, now: Instant) {
         self.next_ping = self.next_ping.wrapping_add(1);
         let id = self.next_ping;
@@ -216,7 +232,7 @@ impl Relay {
     }
 
     /// Recounts the slots from the stream's rate.
-    pub(super) fn resize(&mut self, relays: bool) {
+    pub(super) fn resize(&mut self) {
         let Some(format) = self.format else { return };
         let newest = self.headers.last_key_value().map(|(_, (_, h))| h);
         let Some(rate) = self
@@ -227,7 +243,7 @@ impl Relay {
             return;
         };
         self.uplink.size_for(rate);
-        let count = |uplink| match relays {
+        let count = |uplink| match self.gives {
             true => slots(uplink, rate, format.stripes),
             false => 0,
         };
@@ -238,7 +254,7 @@ impl Relay {
     /// Stores a piece and pushes it on at once.
     pub(super) fn store(&mut self, piece: Piece, from: Option<PeerId>, now: Instant) -> Offered {
         let (seq, bytes) = (piece.info().seq, piece.body().len());
-        let offered = self.window.offer(piece, now);
+        let offered = self.window.offer(piece);
         if offered == Offered::Duplicate {
             self.duplicates += 1;
         }
@@ -275,7 +291,7 @@ impl Relay {
         let stripes = self.stripes();
         self.window
             .from(from)
-            .map(|s| (s.piece.info().seq, s.piece.body().len()))
+            .map(|s| (s.info().seq, s.body().len()))
             .filter(|(seq, _)| stripe.is_none_or(|k| seq.stripe(stripes) == k))
             .collect()
     }
@@ -317,11 +333,9 @@ impl Relay {
                 }
             }
             Message::Have(have) => {
-                let stripes = usize::from(self.stripes());
+                let have = have.trimmed(self.stripes());
                 if let Some(state) = self.peers.get_mut(&peer) {
-                    state.have = have.clone();
-                    state.have.heads.truncate(stripes.max(64));
-                    state.have.holes.truncate(MAX_HOLES);
+                    state.have = have;
                 }
             }
             Message::Pull(seqs) => self.pulled(peer, seqs, now),
@@ -331,12 +345,12 @@ impl Relay {
     }
 
     fn pulled(&mut self, peer: PeerId, seqs: &[Seq], now: Instant) {
-        let busy = self.uplink.delay(now) > PULL_QUEUE;
+        let busy = !self.gives || self.uplink.delay(now) > PULL_QUEUE;
         let mut nak = Vec::new();
         for seq in seqs.iter().take(MAX_PULL).copied() {
             match self.window.get(seq) {
                 Some(stored) if !busy => {
-                    let bytes = stored.piece.body().len();
+                    let bytes = stored.body().len();
                     let expires = now + PULL_QUEUE * 4;
                     let order = now + PULL_BEHIND;
                     self.uplink
@@ -419,7 +433,7 @@ impl Relay {
                 self.uplink.sent(transmit.peer, transmit.seq, false, now);
                 continue;
             };
-            let body = stored.piece.body().clone();
+            let body = stored.body().clone();
             let hop = Hop {
                 sent_us: now.saturating_duration_since(self.origin).as_micros() as u64,
                 queued_us: transmit.waited.as_micros().min(u128::from(u32::MAX)) as u32,

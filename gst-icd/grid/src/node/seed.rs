@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use crate::cutter::{Cut, Cutter, Format};
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
-use crate::message::{Hello, Message, NoStripe, Refusal, Start, VERSION, Welcome};
+use crate::message::{Hello, MAX_PROOF_BYTES, Message, NoStripe, Refusal, Start, VERSION, Welcome};
 use crate::node::relay::Relay;
-use crate::node::{Close, Event, Input, SeedSettings, Stats};
+use crate::node::{Close, Event, Input, MediaState, SeedSettings, Stats};
 use crate::opening::{From, Opening, opening};
 use crate::piece::{Piece, PieceInfo};
 use crate::record::{Beacon, Signed, StreamHeader, Ticket};
@@ -19,10 +19,10 @@ use crate::window::Bounds;
 
 const TEND: Duration = Duration::from_millis(100);
 const BEACON: Duration = Duration::from_secs(1);
-/// A connection that says no hello.
-const HELLO: Duration = Duration::from_secs(5);
-/// A ticket holds for this much of the stream.
+/// A ticket holds for this much of the stream, and is renewed three times as often.
 const TICKET: Duration = Duration::from_secs(600);
+/// Connections that have not been admitted yet; more are closed at once.
+const MAX_UNREADY: usize = 1024;
 /// More backlog than this in the uplink's queue makes newcomers wait for their start, unless
 /// viewers send it.
 const START_BACKLOG: Duration = Duration::from_millis(100);
@@ -40,13 +40,14 @@ pub(super) struct Seed {
     cutter: Cutter,
     release: Release,
     seat: Seat,
+    ask_admission: bool,
     asking: Vec<(PeerId, Hello, Instant)>,
-    state: Option<(Bytes, bool)>,
+    state: Option<MediaState>,
     version: u32,
-    /// Header versions that were cut but whose header waits for the format.
     next_seq: Seq,
     tended: Instant,
     beaconed: Instant,
+    renewed: Instant,
     ended: bool,
     drained: bool,
     bytes_in: u64,
@@ -74,12 +75,14 @@ impl Seed {
             verifier,
             cutter: Cutter::new(),
             release: Release::new(now),
+            ask_admission: false,
             asking: Vec::new(),
             state: None,
             version: 0,
             next_seq: Seq(0),
             tended: now,
             beaconed: now,
+            renewed: now,
             ended: false,
             drained: false,
             bytes_in: 0,
@@ -97,6 +100,9 @@ impl Seed {
                 if let Some(twin) = twin {
                     self.gone(twin, "it connected anew");
                 }
+                if self.relay.peers.values().filter(|p| !p.ready).count() > MAX_UNREADY {
+                    self.relay.close(peer, Close::Refused);
+                }
             }
             Input::Disconnected { peer, why } => self.gone(peer, &why),
             Input::Message { peer, bytes } => match Message::decode(&bytes) {
@@ -110,31 +116,37 @@ impl Seed {
                 seq,
                 delivered,
             } => self.relay.uplink.sent(peer, seq, delivered, now),
-            Input::Item { data, join, at } => {
-                if !self.ended {
-                    self.bytes_in += data.len() as u64;
-                    let time = self.time(at);
-                    self.cutter.offer(data, join, self.version, time, now);
-                    self.publish(now);
-                }
-            }
-            Input::State {
-                media,
-                own_timeline,
+            Input::Item {
+                data,
+                join,
+                at,
+                state,
             } => {
-                self.version += 1;
-                self.state = Some((media, own_timeline));
-                if self.relay.format.is_some() {
-                    self.make_header();
+                if self.ended {
+                    // A flush took the end back.
+                    self.begin_anew(Epoch(self.epoch.0 + 1), now);
                 }
+                let fits = |s: &MediaState| s.media.len() <= StreamHeader::MAX_MEDIA_BYTES;
+                if let Some(state) = state.filter(fits) {
+                    self.version += 1;
+                    self.state = Some(state);
+                    if self.relay.format.is_some() {
+                        self.make_header();
+                    }
+                }
+                self.bytes_in += data.len() as u64;
+                let time = self.time(at);
+                self.cutter.offer(data, join, self.version, time, now);
+                self.publish(now);
             }
             Input::End => self.end(now),
             Input::Verdict { peer, allow } => self.verdict(peer, allow, now),
             Input::Upload(rate) => {
                 self.relay.uplink.set_rate(rate);
-                self.relay.resize(true);
+                self.relay.resize();
             }
             Input::MaxViewers(max) => self.seat.max_viewers = max,
+            Input::AskAdmission(ask) => self.ask_admission = ask,
             Input::Live => {}
         }
     }
@@ -195,9 +207,40 @@ impl Seed {
         }
     }
 
+    /// Begins another life, as a restart would: every viewer is told anew where it begins.
+    fn begin_anew(&mut self, epoch: Epoch, now: Instant) {
+        self.epoch = epoch;
+        self.relay.format = None;
+        self.relay.window.clear();
+        self.cutter = Cutter::new();
+        self.release = Release::new(now);
+        self.next_seq = Seq(0);
+        self.ended = false;
+        self.drained = false;
+        self.seat.forget_starts();
+        self.renew_tickets(now);
+    }
+
+    fn renew_tickets(&mut self, now: Instant) {
+        self.renewed = now;
+        let members: Vec<_> = self.seat.members().map(|(p, m)| (p, m.id)).collect();
+        for (peer, id) in members {
+            let ticket = self.ticket(id, now);
+            self.relay.send(peer, &Message::Ticket(ticket));
+        }
+    }
+
+    fn ticket(&self, node: NodeId, now: Instant) -> Signed<Ticket> {
+        let ticket = Ticket {
+            epoch: self.epoch,
+            node,
+            expires: SenderTime(self.time(now).0 + TICKET.as_nanos() as u64),
+        };
+        Signed::sign(&ticket, &*self.signer)
+    }
+
     fn make_header(&mut self) {
-        let (Some((media, own_timeline)), Some(format)) = (self.state.clone(), self.relay.format)
-        else {
+        let (Some(state), Some(format)) = (self.state.clone(), self.relay.format) else {
             return;
         };
         let header = StreamHeader {
@@ -206,12 +249,12 @@ impl Seed {
             stripes: format.stripes,
             piece_us: format.piece.as_micros() as u32,
             bytes_per_second: self.cutter.rate() as u32,
-            own_timeline,
-            media,
+            own_timeline: state.own_timeline,
+            media: state.media,
         };
         let signed = Signed::sign(&header, &*self.signer);
         self.relay.learn_header(signed.clone(), header);
-        self.relay.resize(true);
+        self.relay.resize();
         let message = Message::Header(signed);
         let members: Vec<_> = self.seat.members().map(|(peer, _)| peer).collect();
         for peer in members {
@@ -308,7 +351,7 @@ impl Seed {
                 if let Message::Unsubscribe { stripe, .. } = message {
                     self.seat.left(peer, stripe);
                 }
-                if !self.relay.shared(peer, &message, now) && !matches!(message, Message::Bye) {
+                if !self.relay.shared(peer, &message, now) {
                     self.relay.nonsense(peer);
                 }
             }
@@ -319,10 +362,18 @@ impl Seed {
         if self.asking.iter().any(|(p, ..)| *p == peer) {
             return;
         }
+        if hello.proof.len() > MAX_PROOF_BYTES {
+            self.relay.nonsense(peer);
+            return;
+        }
+        let most = self.settings.buffer;
         let refusal = if hello.version != VERSION {
             Some(Refusal::Version)
         } else if hello.stream.is_some_and(|key| key != self.signer.key()) {
             Some(Refusal::WrongStream)
+        } else if Duration::from_millis(u64::from(hello.latency_ms)) > most {
+            let most_ms = most.as_millis().min(u128::from(u32::MAX)) as u32;
+            Some(Refusal::Latency { most_ms })
         } else {
             self.seat.has_room().err()
         };
@@ -330,15 +381,19 @@ impl Seed {
             self.refuse(peer, refusal);
             return;
         }
-        // A viewer that knows a later life under this key: never go back. The clock of this
-        // machine was set back, so this life is made the later one while nobody plays it.
+        // A viewer that knows a later life under this key never goes back: the clock of this
+        // machine was set back since. This life is made the later one.
         let known = hello.ticket.as_ref().and_then(|t| t.open(&*self.verifier));
-        if let Some(ticket) = known.filter(|t| t.epoch > self.epoch)
-            && self.relay.format.is_none()
-        {
-            self.epoch = Epoch(ticket.epoch.0 + 1);
+        if let Some(ticket) = known.filter(|t| t.epoch > self.epoch) {
+            self.begin_anew(Epoch(ticket.epoch.0 + 1), now);
         }
-        if !self.settings.ask_admission {
+        // What was read is not kept for as long as the viewer stays.
+        let hello = Hello {
+            ticket: None,
+            proof: Bytes::new(),
+            ..hello
+        };
+        if !self.ask_admission {
             self.admit(peer, hello, now);
             return;
         }
@@ -374,18 +429,12 @@ impl Seed {
         state.ready = true;
         state.relays = hello.relay;
         let (id, addr) = (state.id, state.addr);
-        let expires = self.time(now).0 + TICKET.as_nanos() as u64;
-        let ticket = Ticket {
-            epoch: self.epoch,
-            node: id,
-            expires: SenderTime(expires),
-        };
         let welcome = Welcome {
             version: VERSION,
             features: 0,
             observed: addr,
             second_port: 0,
-            ticket: Signed::sign(&ticket, &*self.signer),
+            ticket: self.ticket(id, now),
             beacon: self.beacon(now),
             candidates: self.seat.candidates(peer, &mut self.relay.rng),
         };
@@ -423,7 +472,7 @@ impl Seed {
             return;
         };
         let hello = member.hello.clone();
-        let own_timeline = self.state.as_ref().is_some_and(|(_, own)| *own);
+        let own_timeline = self.state.as_ref().is_some_and(|s| s.own_timeline);
         let latency = Duration::from_millis(u64::from(hello.latency_ms));
         let window = &self.relay.window;
         let resume = hello
@@ -433,7 +482,7 @@ impl Seed {
         let overdue = due
             .filter(|_| !own_timeline)
             .and_then(|seq| window.get(seq))
-            .map(|s| self.time(now).since(s.piece.info().time))
+            .map(|s| self.time(now).since(s.info().time))
             .map(|age| age.saturating_sub(latency));
         let stripes = self.relay.stripes();
         let copy = f64::from(stripes.max(1));
@@ -454,7 +503,7 @@ impl Seed {
         let Some(from) = resume.or(join) else { return };
         let from = from.min(head.plus(1));
         let version = match window.get(from) {
-            Some(stored) => stored.piece.info().header,
+            Some(stored) => stored.info().header,
             None => self.version,
         };
         let Some((header, version)) = self
@@ -589,7 +638,7 @@ impl Seed {
             self.publish(now);
         }
         if now.saturating_duration_since(self.tended) >= TEND {
-            self.relay.resize(true);
+            self.relay.resize();
             self.tend(now);
             self.check_drained();
             // Peaks hurt where an uplink is narrow: the own one, or those of viewers that relay.
@@ -605,18 +654,11 @@ impl Seed {
             for peer in late {
                 self.verdict(peer, false, now);
             }
-            let mute: Vec<_> = self
-                .relay
-                .peers
-                .iter()
-                .filter(|(_, p)| {
-                    !p.ready && now.saturating_duration_since(p.since) > HELLO + VERDICT
-                })
-                .map(|(peer, _)| *peer)
-                .collect();
-            for peer in mute {
-                self.relay.close(peer, Close::Silent);
-            }
+            let asking: Vec<_> = self.asking.iter().map(|(peer, ..)| *peer).collect();
+            self.relay.close_mute(|peer| asking.contains(&peer), now);
+        }
+        if now.saturating_duration_since(self.renewed) >= TICKET / 3 {
+            self.renew_tickets(now);
         }
         if now.saturating_duration_since(self.beaconed) >= BEACON {
             self.beaconed = now;
@@ -641,6 +683,10 @@ impl Seed {
             .map_or(at, |t| at.min(t))
     }
 
+    pub(super) fn members(&self) -> u64 {
+        self.seat.len() as u64
+    }
+
     pub(super) fn stats(&self, _now: Instant) -> Stats {
         let relay = &self.relay;
         let sum = |f: fn(&Member) -> u64| self.seat.members().map(|(_, m)| f(m)).sum();
@@ -649,7 +695,7 @@ impl Seed {
             head: relay.window.head(),
             stripes: relay.stripes(),
             bytes_per_second: self.cutter.rate() as u64,
-            members: self.seat.len() as u64,
+            members: self.members(),
             buffer_bytes: relay.window.bytes() as u64,
             bytes_sent: relay.bytes_sent,
             bytes_in: self.bytes_in,

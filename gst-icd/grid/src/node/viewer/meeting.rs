@@ -150,8 +150,13 @@ impl Viewer {
             .as_ref()
             .zip(self.verifier.as_ref())
             .and_then(|(ticket, verifier)| ticket.open(&**verifier));
+        let time = self.clock.mapping().map(|map| map.sender(now));
         let good = hello.version == VERSION
-            && ticket.is_some_and(|t| Some(t.node) == id && t.epoch >= self.relay.epoch);
+            && ticket.is_some_and(|t| {
+                Some(t.node) == id
+                    && t.epoch >= self.relay.epoch
+                    && (t.epoch > self.relay.epoch || time.is_none_or(|time| time <= t.expires))
+            });
         let Some(state) = self.relay.peers.get_mut(&peer) else {
             return;
         };
@@ -264,7 +269,6 @@ impl Viewer {
             self.redial_at = None;
             let peer = self.new_dial();
             self.seed = Some(peer);
-            self.dialed_at = Some(now);
             self.relay.act(Action::Dial(peer, Target::Seed));
             if self.started.is_none() {
                 self.set_status(Status::Connecting);

@@ -13,7 +13,7 @@ use crate::candidates::Candidates;
 use crate::clock::ClockMap;
 use crate::ids::{NodeId, PeerId, Seq, StreamKey, StripeId};
 use crate::message::{
-    Hello, MAX_CANDIDATES, Message, NoStripe, Refusal, Report, Start, VERSION, Welcome,
+    Hello, MAX_CANDIDATES, MAX_DEPTH, Message, NoStripe, Refusal, Report, Start, VERSION, Welcome,
 };
 use crate::node::relay::Relay;
 use crate::node::{
@@ -53,7 +53,9 @@ const EARLY_BYTES: usize = 8 * 1024 * 1024;
 /// The start's own pieces are on their way; nothing is pulled meanwhile.
 const SETTLE: Duration = Duration::from_millis(600);
 const MAX_MISSING: usize = 256;
-const WINDOW_BYTES: usize = 64 * 1024 * 1024;
+/// Pieces that are looked at beyond the play-out: more than any window holds.
+const MAX_AHEAD: u64 = 1 << 16;
+const WINDOW_BYTES: usize = 256 * 1024 * 1024;
 /// What the window holds beyond twice the play-out delay: the start may reach back a delay and
 /// a group of pictures, and is waited for another delay; children pull from it, too.
 const WINDOW_BEYOND: Duration = Duration::from_secs(4);
@@ -75,7 +77,6 @@ pub(super) struct Viewer {
     book: Candidates,
     dialing: BTreeMap<PeerId, NodeId>,
     next_dial: u64,
-    dialed_at: Option<Instant>,
     find_at: Option<Instant>,
     find: Duration,
     parents: Parents,
@@ -118,8 +119,10 @@ impl Viewer {
             bytes: WINDOW_BYTES,
         };
         let verifier = settings.stream.and_then(make_verifier);
+        let mut relay = Relay::new(me, bounds, Some(settings.upload), random, now);
+        relay.gives = settings.relay;
         Self {
-            relay: Relay::new(me, bounds, Some(settings.upload), random, now),
+            relay,
             playout: Playout::new(settings.latency),
             settings,
             make_verifier,
@@ -134,7 +137,6 @@ impl Viewer {
             book: Candidates::default(),
             dialing: BTreeMap::new(),
             next_dial: 0,
-            dialed_at: None,
             find_at: None,
             find: FIND,
             parents: Parents::default(),
@@ -187,7 +189,7 @@ impl Viewer {
             } => self.relay.uplink.sent(peer, seq, delivered, now),
             Input::Upload(rate) => {
                 self.relay.uplink.set_rate(rate);
-                self.relay.resize(self.settings.relay);
+                self.relay.resize();
                 self.shed(now);
             }
             Input::Live => {
@@ -195,8 +197,8 @@ impl Viewer {
                 self.playout.go_live(&self.relay.window, clock, now);
             }
             Input::Item { .. }
-            | Input::State { .. }
             | Input::End
+            | Input::AskAdmission(_)
             | Input::Verdict { .. }
             | Input::MaxViewers(_) => {}
         }
@@ -228,6 +230,9 @@ impl Viewer {
             Message::Beacon(signed) => self.beacon(&signed),
             _ if !ready => self.relay.nonsense(peer),
             Message::Candidates(list) if seed => self.candidates(list, now),
+            Message::Ticket(ticket) if seed => {
+                self.renew(peer, ticket);
+            }
             Message::Subscribe { stripe, from, .. } => self.subscribe(peer, stripe, from, now),
             Message::Accept {
                 stripe,
@@ -245,9 +250,10 @@ impl Viewer {
             }
             Message::Path { stripe, path } => self.path(peer, stripe, path, now),
             Message::Evict { stripe } => {
-                self.parents.evicted(peer, stripe, now);
-                self.path_lost(stripe);
-                self.seek_parents(now);
+                if self.parents.evicted(peer, stripe, now) {
+                    self.path_lost(stripe);
+                    self.seek_parents(now);
+                }
             }
             Message::Invite { stripe } if seed => {
                 let step = self.parents.invited(peer, stripe, now);
@@ -261,7 +267,7 @@ impl Viewer {
                 self.pull(now);
             }
             message => {
-                if !self.relay.shared(peer, &message, now) && !matches!(message, Message::Bye) {
+                if !self.relay.shared(peer, &message, now) {
                     self.relay.nonsense(peer);
                 }
             }
@@ -269,15 +275,9 @@ impl Viewer {
     }
 
     fn welcome(&mut self, peer: PeerId, welcome: Welcome, now: Instant) {
-        let Some(verifier) = &self.verifier else {
-            return;
-        };
-        let ticket = welcome.ticket.open(&**verifier);
-        if ticket.is_none_or(|t| t.node != self.relay.me) {
-            self.relay.nonsense(peer);
+        if !self.renew(peer, welcome.ticket) {
             return;
         }
-        self.ticket = Some(welcome.ticket);
         self.seed_welcomed = true;
         self.redial = REDIAL;
         if let Some(state) = self.relay.peers.get_mut(&peer) {
@@ -288,6 +288,17 @@ impl Viewer {
         if self.started.is_none() {
             self.set_status(Status::Waiting);
         }
+    }
+
+    /// Keeps the seed's admission. False if it is none.
+    fn renew(&mut self, peer: PeerId, ticket: Signed<Ticket>) -> bool {
+        let opened = self.verifier.as_ref().and_then(|v| ticket.open(&**v));
+        if opened.is_none_or(|t| t.node != self.relay.me) {
+            self.relay.nonsense(peer);
+            return false;
+        }
+        self.ticket = Some(ticket);
+        true
     }
 
     fn start(&mut self, peer: PeerId, start: Start, now: Instant) {
@@ -312,15 +323,17 @@ impl Viewer {
             self.started = Some((now, start.head));
             self.beacon = None;
             self.end_told = false;
-            let mut clock = self.fresh_clock.take().unwrap_or(ClockMap::new(now));
-            clock.settle();
-            self.clock = clock;
+            // Without one the connection is the old one, and so is the seed's clock.
+            if let Some(mut clock) = self.fresh_clock.take() {
+                clock.settle();
+                self.clock = clock;
+            }
             self.relay.tell(Event::Epoch(header.epoch));
         } else {
             self.fresh_clock = None;
         }
         self.relay.learn_header(start.header, header);
-        self.relay.resize(self.settings.relay);
+        self.relay.resize();
         for k in 0..format.stripes.min(64) {
             let orphan = self
                 .parents
@@ -428,7 +441,8 @@ impl Viewer {
         self.meet_others(now);
         if now.saturating_duration_since(self.have_at) >= HAVE {
             self.have_at = now;
-            self.relay.resize(self.settings.relay);
+            self.relay.close_mute(|peer| self.seed == Some(peer), now);
+            self.relay.resize();
             self.shed(now);
             let have = Message::Have(self.relay.have(now));
             let peers: Vec<_> = self
@@ -562,6 +576,10 @@ impl Viewer {
         false
     }
 
+    pub(super) fn members(&self) -> u64 {
+        self.relay.peers.values().filter(|p| p.ready).count() as u64
+    }
+
     pub(super) fn stats(&self, _now: Instant) -> Stats {
         let relay = &self.relay;
         let from = |peer| {
@@ -577,7 +595,7 @@ impl Viewer {
             head: relay.window.head(),
             stripes: relay.stripes(),
             bytes_per_second: relay.window.rate().unwrap_or(0.0) as u64,
-            members: relay.peers.values().filter(|p| p.ready).count() as u64,
+            members: self.members(),
             buffer_bytes: relay.window.bytes() as u64,
             bytes_from_seed: self.from_seed,
             bytes_from_peers: self.from_peers,

@@ -25,20 +25,19 @@ impl Viewer {
         };
         let (id, addr, seed) = (state.id, state.addr, state.seed);
         if self.relay.format.is_none() || (seed && self.fresh_clock.is_some()) {
-            // A new life of the seed may outrun the message that announces it.
-            if seed && self.early.len() < MAX_EARLY && self.early_bytes < EARLY_BYTES {
-                self.early_bytes += bytes.len();
-                self.early.push((peer, bytes));
-            }
+            self.keep_early(peer, bytes, seed);
             return;
         }
         let size = bytes.len();
-        let Some((hop, body)) = Hop::decode(bytes) else {
+        let Some((hop, body)) = Hop::decode(bytes.clone()) else {
             self.relay.nonsense(peer);
             return;
         };
         if let Some((epoch, seq)) = claimed(&body) {
             if epoch != self.relay.epoch {
+                if epoch > self.relay.epoch {
+                    self.keep_early(peer, bytes, seed);
+                }
                 return;
             }
             if self.relay.window.has(seq) {
@@ -92,6 +91,14 @@ impl Viewer {
         }
     }
 
+    /// A new life of the seed may outrun the message that announces it.
+    fn keep_early(&mut self, peer: PeerId, bytes: Bytes, seed: bool) {
+        if seed && self.early.len() < MAX_EARLY && self.early_bytes < EARLY_BYTES {
+            self.early_bytes += bytes.len();
+            self.early.push((peer, bytes));
+        }
+    }
+
     /// Pulls what will not come otherwise.
     pub(super) fn pull(&mut self, now: Instant) {
         let (Some(position), Some((since, start_head))) = (self.playout.position(), self.started)
@@ -100,8 +107,11 @@ impl Viewer {
         };
         let settled = now.saturating_duration_since(since) > SETTLE;
         let clock = self.clock.mapping();
+        // A player that is paused stands still while the window moves on.
+        let position = position.max(self.relay.window.floor());
         let head = self.relay.window.head().unwrap_or(position);
         let head = head.max(self.beacon.map_or(head, |b| b.head));
+        let head = head.min(position.plus(MAX_AHEAD));
         let mut missing = Vec::new();
         let mut seq = position;
         while seq <= head && missing.len() < MAX_MISSING {
@@ -124,7 +134,8 @@ impl Viewer {
         let peers = &self.relay.peers;
         let sources: Vec<_> = peers
             .iter()
-            .filter(|(_, p)| p.ready && now.saturating_duration_since(p.heard) < STARVING)
+            .filter(|(_, p)| p.ready && (p.seed || p.relays))
+            .filter(|(_, p)| now.saturating_duration_since(p.heard) < STARVING)
             .map(|(peer, p)| Source {
                 peer: *peer,
                 seed: p.seed,

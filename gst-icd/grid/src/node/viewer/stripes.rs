@@ -48,7 +48,8 @@ impl Viewer {
                 .parents
                 .feed(stripe)
                 .is_some_and(|f| f.parent() == Some(peer));
-        if !expected || path.contains(&self.relay.me.short()) {
+        let bad_path = path.len() > MAX_DEPTH || path.contains(&self.relay.me.short());
+        if !expected || bad_path {
             let from = Seq(0);
             self.relay
                 .send(peer, &Message::Unsubscribe { stripe, from });
@@ -76,6 +77,10 @@ impl Viewer {
     }
 
     pub(super) fn path(&mut self, peer: PeerId, stripe: StripeId, path: Vec<u64>, now: Instant) {
+        if path.len() > MAX_DEPTH {
+            self.relay.nonsense(peer);
+            return;
+        }
         let me = self.relay.me.short();
         match self.parents.path_changed(peer, stripe, path, me) {
             Path::Same => {}
@@ -84,7 +89,7 @@ impl Viewer {
                 let from = Seq(0);
                 self.relay
                     .send(peer, &Message::Unsubscribe { stripe, from });
-                self.parents.evicted(peer, stripe, now);
+                let _ = self.parents.evicted(peer, stripe, now);
                 self.path_lost(stripe);
                 self.seek_parents(now);
             }
