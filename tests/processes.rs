@@ -25,5 +25,5 @@ fn kills_and_stops_are_not_seen_by_the_others_at_a_narrow_seed() {
     let mut uploads = [1.5; 12];
     // One of them is told to give less.
     uploads[6] = 0.5;
-    ordeal("processes", &uploads, 0.0, &mut Here(free_port()));
+    ordeal("processes", &uploads, &mut Here(free_port()));
 }

@@ -78,12 +78,12 @@ fn the_seed_sends_little_more_than_one_copy_to_twelve() {
     assert!(x < 1.2, "the seed sent {x} times the stream");
 }
 
-/// Round trips of 50 to 150 ms, every hundredth piece sent twice.
+/// Round trips of 50 to 150 ms, one in a hundred packets lost: of four or five to a piece.
 fn far(mut scenario: Scenario) -> Scenario {
     scenario.link = Link {
         least: Duration::from_millis(25),
         most: Duration::from_millis(75),
-        loss: 0.01,
+        loss: 0.05,
     };
     scenario
 }
@@ -118,16 +118,10 @@ fn joins_kills_and_freezes_are_not_seen_by_the_others() {
     }
 }
 
-/// Not none yet: what a dead root did not pass on is pulled by all at once, and a late pull that
-/// needs a retransmission comes too late. This holds the line at half a percent.
 #[test]
-fn far_apart_and_with_loss_little_is_lost() {
+fn far_apart_and_with_loss_they_are_not_seen_either() {
     for seed in 1..=5 {
-        let world = trouble(far(scenario(seed, Some(2.5))));
-        let alive = || world.viewers().filter(|v| !v.down);
-        let lost: u64 = alive().map(|v| v.stats.lost).sum();
-        let played: u64 = alive().map(|v| v.played).sum();
-        assert!(lost * 200 < played, "{lost} lost, {played} played");
+        nobody_lost(&trouble(far(scenario(seed, Some(2.5)))));
     }
 }
 

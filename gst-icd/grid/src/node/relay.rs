@@ -19,8 +19,6 @@ use crate::window::{Bounds, Offered, Window};
 const PUSH_TTL: Duration = Duration::from_millis(40);
 /// Pulls are answered only by short queues.
 const PULL_QUEUE: Duration = Duration::from_millis(120);
-/// Late data must not delay fresh data: a pull yields to the pushes of the next moments.
-const PULL_BEHIND: Duration = Duration::from_secs(1800);
 /// Nonsense that is forgiven, since a later version may know it.
 const MAX_NONSENSE: u32 = 64;
 /// A piece that is not confirmed for this long is given up by the transport.
@@ -352,7 +350,7 @@ impl Relay {
                 Some(stored) if !busy => {
                     let bytes = stored.body().len();
                     let expires = now + PULL_QUEUE * 4;
-                    let order = now + PULL_BEHIND;
+                    let order = self.uplink.pull_order(bytes, now);
                     self.uplink
                         .push(peer, seq, bytes, Why::Pull, order, expires, now);
                 }
