@@ -172,12 +172,13 @@ fn viewer() -> ExitCode {
             .unwrap_or_default();
         let _ = writeln!(
             std::io::stdout(),
-            "s {} {} {} {} {} {}",
+            "s {} {} {} {} {} {} {}",
             figure("bytes-from-seed"),
             figure("bytes-from-peers"),
             figure("lag-p50-ms"),
             figure("lag-p99-ms"),
             figure("pieces-lost"),
+            figure("bytes-sent"),
             parents.join(",")
         );
     }
@@ -201,6 +202,8 @@ struct Figures {
     from_peers: u64,
     lag_p50: u64,
     lag_p99: u64,
+    lost: u64,
+    sent: u64,
     parents: String,
 }
 
@@ -213,6 +216,7 @@ struct Log {
 
 struct Viewer {
     name: usize,
+    window: bool,
     born: Instant,
     child: Child,
     log: Arc<Mutex<Log>>,
@@ -243,12 +247,15 @@ impl Viewer {
                         let mut parts = rest.split(' ');
                         let mut number = || parts.next().and_then(|p| p.parse().ok()).unwrap_or(0);
                         let (from_seed, from_peers) = (number(), number());
-                        let (lag_p50, lag_p99, _) = (number(), number(), number());
+                        let (lag_p50, lag_p99) = (number(), number());
+                        let (lost, sent) = (number(), number());
                         log.figures = Figures {
                             from_seed,
                             from_peers,
                             lag_p50,
                             lag_p99,
+                            lost,
+                            sent,
                             parents: parts.next().unwrap_or_default().into(),
                         };
                     }
@@ -259,6 +266,7 @@ impl Viewer {
         });
         Ok(Self {
             name,
+            window,
             born: Instant::now(),
             child,
             log,
@@ -343,25 +351,76 @@ fn broadcaster(film: Option<&str>) -> Result<gst::Pipeline, String> {
         None => format!(
             "{tail}  videotestsrc is-live=true pattern=ball ! video/x-raw,width=640,height=360,framerate=24/1 ! clockoverlay ! timeoverlay valignment=bottom ! {encode} ! h264parse ! queue ! mux.  audiotestsrc is-live=true wave=ticks ! audio/x-raw,rate=48000,channels=2 ! avenc_aac ! aacparse ! queue ! mux."
         ),
-        Some(film) => {
-            let uri = match film.contains("://") {
-                true => film.to_string(),
-                false => gst::glib::filename_to_uri(
-                    std::fs::canonicalize(film).map_err(|e| format!("{film}: {e}"))?,
-                    None,
-                )
-                .map_err(|e| e.to_string())?
-                .to_string(),
-            };
-            format!(
-                "{tail}  uridecodebin3 uri={uri} name=d  d. ! queue ! videoconvert ! videoscale ! {encode} ! h264parse ! queue ! mux.  d. ! queue ! audioconvert ! audioresample ! avenc_aac ! aacparse ! queue ! mux."
-            )
-        }
+        Some(_) => tail.to_string(),
     };
-    gst::parse::launch(&description)
+    let pipeline: gst::Pipeline = gst::parse::launch(&description)
         .map_err(|e| e.to_string())?
         .downcast()
-        .map_err(|_| "not a pipeline".to_string())
+        .map_err(|_| "not a pipeline".to_string())?;
+    if let Some(film) = film {
+        play_film(&pipeline, film, encode).map_err(|e| format!("{film}: {e}"))?;
+    }
+    Ok(pipeline)
+}
+
+/// Decodes a film of one's own; what it has of picture and sound goes to the muxer.
+fn play_film(pipeline: &gst::Pipeline, film: &str, encode: &'static str) -> Result<(), String> {
+    let uri = match film.contains("://") {
+        true => film.to_string(),
+        false => {
+            let path = std::fs::canonicalize(film).map_err(|e| e.to_string())?;
+            let uri = gst::glib::filename_to_uri(path, None).map_err(|e| e.to_string())?;
+            uri.to_string()
+        }
+    };
+    let decode = gst::ElementFactory::make("uridecodebin").property("uri", uri);
+    let decode = decode.build().map_err(|e| e.to_string())?;
+    pipeline.add(&decode).map_err(|e| e.to_string())?;
+    let weak = pipeline.downgrade();
+    decode.connect_pad_added(move |_, pad| {
+        let Some(pipeline) = weak.upgrade() else {
+            return;
+        };
+        if let Err(why) = take_pad(&pipeline, pad, encode) {
+            eprintln!("demo: a part of the film is left out: {why}");
+        }
+    });
+    Ok(())
+}
+
+fn take_pad(pipeline: &gst::Pipeline, pad: &gst::Pad, encode: &str) -> Result<(), String> {
+    let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+    let media = caps.structure(0).map_or("", |s| s.name().as_str());
+    let branch = match media.split('/').next() {
+        Some("video") => {
+            format!("queue ! videoconvert ! videoscale ! {encode} ! h264parse ! queue")
+        }
+        Some("audio") => {
+            "queue ! audioconvert ! audioresample ! avenc_aac ! aacparse ! queue".into()
+        }
+        _ => return Err(format!("it is {media}")),
+    };
+    let whole = || -> Result<(), gst::glib::BoolError> {
+        let branch = gst::parse::bin_from_description(&branch, true)
+            .map_err(|e| gst::glib::bool_error!("{e}"))?;
+        pipeline.add(&branch)?;
+        let mux = pipeline.by_name("mux");
+        let mux = mux.ok_or_else(|| gst::glib::bool_error!("no muxer"))?;
+        branch.link(&mux)?;
+        branch.sync_state_with_parent()?;
+        let sink = branch.static_pad("sink");
+        let sink = sink.ok_or_else(|| gst::glib::bool_error!("no pad"))?;
+        let linked = pad.link(&sink);
+        linked.map_err(|e| gst::glib::bool_error!("{e}")).map(drop)
+    };
+    whole().map_err(|e| e.to_string())
+}
+
+/// The one that relays most: who is missed. The one in the window is spared.
+fn victim(viewers: &[Viewer]) -> Option<usize> {
+    let all = viewers.iter().enumerate().filter(|(_, v)| !v.window);
+    all.max_by_key(|(_, v)| v.log(|log| log.figures.sent))
+        .map(|(n, _)| n)
 }
 
 /// Hears of Ctrl-C, so that the summary is still printed.
@@ -430,18 +489,25 @@ fn run(options: &Options) -> Result<bool, String> {
         }
         if Instant::now() >= next_kill && viewers.len() == options.viewers {
             next_kill += Duration::from_secs(options.kill_every);
-            let victim = viewers.remove(1 + killed % (viewers.len() - 1));
-            let name = victim.name;
-            totals.close(&victim, &sent);
-            drop(victim);
-            killed += 1;
-            println!("viewer {name} killed");
+            if let Some(victim) = victim(&viewers) {
+                let victim = viewers.remove(victim);
+                totals.close(&victim, &sent);
+                killed += 1;
+                println!("viewer {} killed", victim.name);
+            }
         }
         table(&viewers, start);
-        if let Some(bus) = seed.bus()
-            && let Some(message) = bus.pop_filtered(&[gst::MessageType::Error])
-        {
-            return Err(format!("the broadcaster failed: {message:?}"));
+        let kinds = [gst::MessageType::Error, gst::MessageType::Eos];
+        let message = seed.bus().and_then(|bus| bus.pop_filtered(&kinds));
+        match message.as_ref().map(|m| m.view()) {
+            Some(gst::MessageView::Error(e)) => {
+                return Err(format!("the broadcaster failed: {}", e.error()));
+            }
+            Some(_) => {
+                println!("the film is over");
+                break;
+            }
+            None => {}
         }
     }
     let elapsed = start.elapsed();
@@ -478,12 +544,14 @@ fn table(viewers: &[Viewer], start: Instant) {
         viewer.log(|log| {
             let f = &log.figures;
             println!(
-                "viewer {:2}  lag {:4}/{:4} ms  seed {:6} kB  peers {:6} kB  from {}",
+                "viewer {:2}  lag {:4}/{:4} ms  lost {:3}  seed {:6} kB  peers {:6} kB  sent {:6} kB  from {}",
                 viewer.name,
                 f.lag_p50,
                 f.lag_p99,
+                f.lost,
                 f.from_seed / 1000,
                 f.from_peers / 1000,
+                f.sent / 1000,
                 f.parents
             );
         });
