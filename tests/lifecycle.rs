@@ -5,19 +5,26 @@ use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gst_icd_suite::processes::{Launched, Scratch, memory};
-use gst_icd_suite::{Record, assert_same, complaint, end_of, init, launch, until, viewers_uri};
+use gst_icd_suite::{Record, assert_same, end_of, init, launch, until, viewers_uri};
 
-/// A thread that is scheduled late is no reason to fail; the promise is 500 ms.
+/// A thread that is scheduled late is no reason to fail ...
 const NULL_WITHIN: Duration = Duration::from_secs(3);
+/// ... but most must keep the promise.
+const MOST_WITHIN: Duration = Duration::from_millis(500);
 
-fn null_is_quick(pipeline: &gst::Pipeline) {
+fn null_is_quick(pipeline: &gst::Pipeline) -> Duration {
     let start = Instant::now();
     pipeline.set_state(gst::State::Null).expect("NULL");
-    assert!(
-        start.elapsed() < NULL_WITHIN,
-        "NULL took {:?}",
-        start.elapsed()
-    );
+    let took = start.elapsed();
+    assert!(took < NULL_WITHIN, "NULL took {took:?}");
+    took
+}
+
+fn most_are_quick(mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let (half, most) = (times[times.len() / 2], times[times.len() - 1]);
+    println!("NULL took {half:?}, at most {most:?}");
+    assert!(half < MOST_WITHIN, "NULL took {half:?}");
 }
 
 /// A UDP port where somebody listens and says nothing.
@@ -31,14 +38,16 @@ fn silent_port() -> (std::net::UdpSocket, u16) {
 fn null_is_reached_from_every_state_without_a_seed() {
     init();
     let (_socket, port) = silent_port();
+    let mut times = Vec::new();
     for state in [gst::State::Ready, gst::State::Paused, gst::State::Playing] {
         for sink in ["fakesink", "decodebin ! fakesink"] {
             let viewer = launch(&format!("icdsrc uri=icd://127.0.0.1:{port} ! {sink}"));
             let _ = viewer.set_state(state);
             std::thread::sleep(Duration::from_millis(100));
-            null_is_quick(&viewer);
+            times.push(null_is_quick(&viewer));
         }
     }
+    most_are_quick(times);
 }
 
 #[test]
@@ -49,6 +58,7 @@ fn many_cycles_leave_nothing_behind() {
             .expect("proc")
             .count()
     };
+    let times = std::cell::RefCell::new(Vec::new());
     let cycle = |n: u32| {
         let pipeline = launch(
             "videotestsrc is-live=true ! video/x-raw,width=16,height=16 ! icdsink address=127.0.0.1 port=0 name=seed",
@@ -62,8 +72,8 @@ fn many_cycles_leave_nothing_behind() {
                 seed.property::<u32>("num-viewers") == 1
             });
         }
-        null_is_quick(&viewer);
-        null_is_quick(&pipeline);
+        let took = [null_is_quick(&viewer), null_is_quick(&pipeline)];
+        times.borrow_mut().extend(took);
     };
     let me = std::process::id();
     // The allocator's arenas are as large as they get.
@@ -72,6 +82,7 @@ fn many_cycles_leave_nothing_behind() {
     (0..200).for_each(cycle);
     let after = memory(me);
     println!("{before} bytes, then {after}");
+    most_are_quick(times.take());
     // Forty kilobytes a cycle.
     assert!(after < before + (8 << 20), "{before} bytes, then {after}");
     until("no more threads and descriptors than before", || {
@@ -79,12 +90,18 @@ fn many_cycles_leave_nothing_behind() {
     });
 }
 
-/// The promise is 1.5 s beyond the base class's own wait, which here is one frame.
-const END_WITHIN: Duration = Duration::from_secs(5);
+/// The promise is 1.5 s beyond the base class's own wait, which here is one frame; a machine that
+/// is busy elsewhere may break it, but not three times.
+const END_WITHIN: Duration = Duration::from_millis(1540);
 
 #[test]
 fn the_end_comes_promptly_with_viewers_that_are_frozen_or_paused() {
     init();
+    let least = (0..3).map(|_| end_with_bad_viewers()).min();
+    assert!(least < Some(END_WITHIN), "the end took {least:?}");
+}
+
+fn end_with_bad_viewers() -> Duration {
     let seed = launch(
         "videotestsrc num-buffers=75 is-live=true ! video/x-raw,width=16,height=16,framerate=25/1 ! icdsink name=seed address=127.0.0.1 port=0",
     );
@@ -118,9 +135,9 @@ fn the_end_comes_promptly_with_viewers_that_are_frozen_or_paused() {
     end_of(&seed);
     let took = came.get().expect("the event came before").elapsed();
     println!("the end took {took:?}");
-    assert!(took < END_WITHIN, "the end took {took:?}");
     null_is_quick(&paused);
     null_is_quick(&seed);
+    took
 }
 
 /// A preview that gets nothing, as a capture device that is not there, holds its own sink back
@@ -169,48 +186,28 @@ fn both_elements_live_in_one_pipeline() {
 }
 
 #[test]
-fn a_restarted_seed_with_the_same_key_is_followed_and_another_key_is_refused() {
+fn what_a_viewer_plays_can_be_broadcast_again() {
     init();
-    let folder = std::env::temp_dir().join(format!("icd-restart-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let start = |key: &str, port: u32, width: u32| {
-        let key = folder.join(key);
-        let seed = launch(&format!(
-            "videotestsrc is-live=true ! video/x-raw,width={width},height=64,framerate=25/1 ! icdsink name=seed address=127.0.0.1 port={port} key-file={}",
-            key.display()
-        ));
-        seed.set_state(gst::State::Playing).expect("PLAYING");
-        seed
-    };
-    let first = start("a.pem", 0, 64);
-    let uri = viewers_uri(&first);
-    let port = first
-        .by_name("seed")
-        .expect("the seed")
-        .property::<u32>("port");
-    let viewer = launch(&format!(
-        "icdsrc name=src latency=300 uri={uri} ! fakesink name=out sync=true"
+    let seed = launch(
+        "videotestsrc num-buffers=150 is-live=true ! video/x-raw,width=32,height=32,framerate=25/1 ! x264enc tune=zerolatency key-int-max=25 ! h264parse ! icdsink name=seed address=127.0.0.1 port=0",
+    );
+    let sent = Record::at(&seed, "seed", "sink");
+    seed.set_state(gst::State::Playing).expect("PLAYING");
+    let relay = launch(&format!(
+        "icdsrc latency=300 uri={} ! icdsink name=seed address=127.0.0.1 port=0",
+        viewers_uri(&seed)
     ));
-    let got = gst_icd_suite::Record::at(&viewer, "src", "src");
+    relay.set_state(gst::State::Playing).expect("PLAYING");
+    let viewer = launch(&format!(
+        "icdsrc name=src latency=300 uri={} ! fakesink name=out sync=true",
+        viewers_uri(&relay)
+    ));
+    let got = Record::at(&viewer, "src", "src");
     viewer.set_state(gst::State::Playing).expect("PLAYING");
-    until("the stream comes", || got.len() > 20);
-    first.set_state(gst::State::Null).expect("NULL");
-    let second = start("a.pem", port, 64);
-    let before = got.len();
-    until("the stream comes again", || got.len() > before + 40);
-    second.set_state(gst::State::Null).expect("NULL");
-    let bus = viewer.bus().expect("a bus");
-    let error = bus.pop_filtered(&[gst::MessageType::Error, gst::MessageType::Eos]);
-    assert!(error.is_none(), "neither an error nor an end: {error:?}");
-    while bus.pop().is_some() {}
-    let third = start("b.pem", port, 32);
-    until("the other key is refused and called so", || {
-        complaint(&viewer).contains("another key")
-    });
-    std::thread::sleep(Duration::from_secs(1));
-    let size = got.seen()[0].data.len();
-    let all_ours = got.seen().iter().all(|b| b.data.len() == size);
-    assert!(all_ours, "nothing of the other stream is played");
-    third.set_state(gst::State::Null).expect("NULL");
-    viewer.set_state(gst::State::Null).expect("NULL");
+    end_of(&viewer);
+    assert!(got.len() > 75, "{} came through both", got.len());
+    assert_same(&sent.seen(), &got.seen());
+    for pipeline in [viewer, relay, seed] {
+        null_is_quick(&pipeline);
+    }
 }

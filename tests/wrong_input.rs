@@ -128,6 +128,16 @@ fn a_property_set_too_late_keeps_its_value_and_warns() {
     assert_eq!(seed.property::<u32>("buffer-time"), 10_000);
     seed.set_property("max-upload-bitrate", 5_000_000u64);
     assert_eq!(seed.property::<u64>("max-upload-bitrate"), 5_000_000);
+    let viewer = launch(&format!(
+        "icdsrc name=src uri={} ! fakesink",
+        viewers_uri(&pipeline)
+    ));
+    viewer.set_state(gst::State::Playing).expect("PLAYING");
+    let source = viewer.by_name("src").expect("the source");
+    source.set_property("latency", 100u32);
+    assert!(complaint(&viewer).contains("NULL or READY"));
+    assert_eq!(source.property::<u32>("latency"), 2000);
+    viewer.set_state(gst::State::Null).expect("NULL");
     pipeline.set_state(gst::State::Null).expect("NULL");
 }
 

@@ -68,7 +68,6 @@ impl Launched {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
-            .env_remove("G_DEBUG")
             .spawn()
             .expect("the program runs");
         Self {
