@@ -149,6 +149,13 @@ impl Launched {
         sent * 8.0 / seconds
     }
 
+    /// Whether it still runs.
+    pub fn runs(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        // Its state stands behind its name: Z for one that has ended.
+        stat.is_ok_and(|s| !s.rsplit(')').next().is_some_and(|s| s.starts_with(" Z")))
+    }
+
     /// What it said on standard error.
     pub fn said(&self) -> String {
         std::fs::read_to_string(self.file.with_extension("log")).unwrap_or_default()
