@@ -1,10 +1,28 @@
 //! What the application is told: a thread of its own per element, so that a handler may take its
 //! time, or set the element to NULL, without holding up the grid.
 
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use gst::glib;
+use gst::prelude::*;
 use icd_grid::Event;
+
+/// A lock that a panic elsewhere does not poison.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Posts an element message.
+pub(crate) fn post(element: &impl IsA<gst::Element>, structure: gst::Structure) {
+    let element = element.upcast_ref::<gst::Element>();
+    let message = gst::message::Element::builder(structure)
+        .src(element)
+        .build();
+    let _ = element.post_message(message);
+}
 
 /// Runs until the node is gone. `each` gets an event, or none when nothing happened for a while.
 pub(crate) fn listen(

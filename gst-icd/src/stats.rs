@@ -27,7 +27,7 @@ fn peers(snapshot: &Snapshot) -> gst::Array {
 }
 
 /// `application/x-icd-sink-stats`.
-pub(crate) fn sink(base: &gst::StructureRef, snapshot: &Snapshot) -> gst::Structure {
+pub(crate) fn sink(base: &gst::StructureRef, snapshot: &Snapshot, dropped: u64) -> gst::Structure {
     let s = &snapshot.stats;
     let viewers = s.viewers_from_seed + s.viewers_from_peers;
     let offload = match viewers {
@@ -42,6 +42,7 @@ pub(crate) fn sink(base: &gst::StructureRef, snapshot: &Snapshot) -> gst::Struct
         .field("num-viewers", s.members)
         .field("buffer-bytes", s.buffer_bytes)
         .field("bytes-in", s.bytes_in)
+        .field("items-dropped", dropped)
         .field("bytes-sent", s.bytes_sent)
         .field("udp-bytes-sent", snapshot.udp_bytes_sent)
         .field("udp-bytes-received", snapshot.udp_bytes_received)

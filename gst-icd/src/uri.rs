@@ -75,6 +75,16 @@ impl IcdUri {
     }
 }
 
+/// The address to bind that a property names; none is all, dual stack.
+pub(crate) fn bind(name: &str, value: &str) -> Result<Option<std::net::IpAddr>, String> {
+    match value.trim_matches(['[', ']']) {
+        "" | "::" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| {
+            format!("{name} {text:?} is no IP address; use :: for all, or one of this machine's")
+        }),
+    }
+}
+
 /// The value of a parameter that sets a property with this range.
 pub(crate) fn number(name: &str, value: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
     let number = value.parse().ok().filter(|n| range.contains(n));

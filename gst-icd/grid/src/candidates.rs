@@ -1,6 +1,6 @@
 //! Whom this viewer could ask: nodes that the seed named, and how trying them went.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,10 @@ use crate::message::Candidate;
 
 /// Nodes remembered; the least recently named go first.
 const MAX_KNOWN: usize = 64;
+/// Forgers remembered. Each had a ticket of the seed, so that there are not many.
+const MAX_BANNED: usize = 256;
+/// Slots beyond which more make no difference.
+const ROOMY: u16 = 8;
 /// A node that could not be reached or fell silent is left alone for this long, doubled at
 /// every repetition.
 const REST: Duration = Duration::from_secs(5);
@@ -21,26 +25,28 @@ struct Known {
     named: Instant,
     rest_until: Option<Instant>,
     failures: u32,
-    banned: bool,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Candidates {
     known: BTreeMap<NodeId, Known>,
+    /// Who forged, the latest last.
+    banned: VecDeque<NodeId>,
 }
 
 impl Candidates {
     /// The seed named these.
     pub fn named(&mut self, list: &[Candidate], me: NodeId, now: Instant) {
-        for candidate in list.iter().filter(|c| c.node != me) {
+        let usable = |c: &&Candidate| c.node != me && !self.banned.contains(&c.node);
+        let usable: Vec<_> = list.iter().filter(usable).collect();
+        for candidate in usable {
             let known = self.known.entry(candidate.node).or_insert(Known {
                 addr: candidate.addr,
                 spare: 0,
                 named: now,
                 rest_until: None,
                 failures: 0,
-                banned: false,
             });
             known.addr = candidate.addr;
             known.spare = candidate.spare;
@@ -50,7 +56,6 @@ impl Candidates {
             let Some(oldest) = self
                 .known
                 .iter()
-                .filter(|(_, k)| !k.banned)
                 .min_by_key(|(_, k)| k.named)
                 .map(|(id, _)| *id)
             else {
@@ -60,21 +65,22 @@ impl Candidates {
         }
     }
 
-    /// The next ones to dial, those with room first.
+    /// The next ones to dial, those with room first, and not the same to everybody.
     pub fn to_dial(
         &self,
         count: usize,
         connected: impl Fn(&NodeId) -> bool,
+        rng: &mut fastrand::Rng,
         now: Instant,
     ) -> Vec<(NodeId, SocketAddr)> {
         let mut list: Vec<_> = self
             .known
             .iter()
-            .filter(|(id, k)| {
-                !k.banned && k.rest_until.is_none_or(|at| at <= now) && !connected(id)
-            })
+            .filter(|(id, k)| k.rest_until.is_none_or(|at| at <= now) && !connected(id))
             .collect();
-        list.sort_by_key(|(_, k)| std::cmp::Reverse(k.spare));
+        rng.shuffle(&mut list);
+        // Beyond a few it is only a claim.
+        list.sort_by_key(|(_, k)| std::cmp::Reverse(k.spare.min(ROOMY)));
         list.iter()
             .take(count)
             .map(|(id, k)| (**id, k.addr))
@@ -98,23 +104,19 @@ impl Candidates {
     }
 
     /// It forged: never again in this stream.
-    pub fn ban(&mut self, node: NodeId, addr: SocketAddr, now: Instant) {
-        self.known
-            .entry(node)
-            .or_insert(Known {
-                addr,
-                spare: 0,
-                named: now,
-                rest_until: None,
-                failures: 0,
-                banned: true,
-            })
-            .banned = true;
+    pub fn ban(&mut self, node: NodeId) {
+        self.known.remove(&node);
+        if !self.banned.contains(&node) {
+            self.banned.push_back(node);
+        }
+        if self.banned.len() > MAX_BANNED {
+            self.banned.pop_front();
+        }
     }
 
     /// Whether it forged.
     pub fn banned(&self, node: &NodeId) -> bool {
-        self.known.get(node).is_some_and(|k| k.banned)
+        self.banned.contains(node)
     }
 }
 
@@ -140,7 +142,7 @@ mod tests {
             now,
         );
         let order = |b: &Candidates, at| {
-            b.to_dial(5, |_| false, at)
+            b.to_dial(5, |_| false, &mut fastrand::Rng::with_seed(1), at)
                 .iter()
                 .map(|(id, _)| id.0[0])
                 .collect::<Vec<_>>()
@@ -149,7 +151,9 @@ mod tests {
         book.failed(NodeId([2; 32]), now);
         assert_eq!(order(&book, now), [1]);
         assert_eq!(order(&book, now + REST), [2, 1]);
-        book.ban(NodeId([2; 32]), candidate(2, 0).addr, now);
+        book.ban(NodeId([2; 32]));
+        book.named(&[candidate(2, 9)], NodeId([3; 32]), now);
+        assert!(book.banned(&NodeId([2; 32])));
         assert_eq!(order(&book, now + LONGEST_REST), [1]);
     }
 
@@ -160,6 +164,16 @@ mod tests {
         for n in 0..=255 {
             book.named(&[candidate(n, 1)], NodeId([0; 32]), now);
         }
-        assert!(book.known.len() <= MAX_KNOWN);
+        for n in 0..1000_u16 {
+            let mut id = [0; 32];
+            id[..2].copy_from_slice(&n.to_le_bytes());
+            book.ban(NodeId(id));
+        }
+        book.named(&[candidate(200, 1)], NodeId([0; 32]), now);
+        assert!(book.known.len() <= MAX_KNOWN && book.banned.len() <= MAX_BANNED);
+        assert!(
+            book.known.contains_key(&NodeId([200; 32])),
+            "honest ones stay"
+        );
     }
 }

@@ -1,10 +1,14 @@
 //! Whom this node feeds: one pool of slots for all stripes.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::ids::{Bitrate, PeerId, StripeId};
 use crate::message::{MAX_DEPTH, NoStripe};
+
+/// A child that confirms nothing for so long is frozen or gone: its slots are worth more
+/// elsewhere.
+pub const CHILD_SILENCE: Duration = Duration::from_millis(2500);
 
 /// One stripe to one child.
 #[derive(Debug, Clone, Copy)]
@@ -105,10 +109,13 @@ impl Children {
     }
 
     /// Takes a child.
-    pub fn add(&mut self, peer: PeerId, stripe: StripeId, lease: bool, now: Instant) {
-        if let Some(children) = self.stripes.get_mut(stripe.index()) {
-            children.insert(peer, Child { since: now, lease });
-        }
+    ///
+    /// False if it was one already.
+    pub fn add(&mut self, peer: PeerId, stripe: StripeId, lease: bool, now: Instant) -> bool {
+        let child = Child { since: now, lease };
+        self.stripes
+            .get_mut(stripe.index())
+            .is_some_and(|children| children.insert(peer, child).is_none())
     }
 
     /// Lets a child go.

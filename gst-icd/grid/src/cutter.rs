@@ -13,8 +13,8 @@ use crate::piece::MAX_PAYLOAD_BYTES;
 
 /// How long the start of a stream is watched before its format is chosen.
 pub const WARM_UP: Duration = Duration::from_millis(250);
-/// A piece is closed when it is this old, however small (design: idle means failure, so even
-/// an idle stream sends).
+/// A piece is closed when it is this old, however small, unless pieces are longer anyhow
+/// (design: silence means failure, so even an idle stream sends).
 pub const MAX_OPEN: Duration = Duration::from_millis(40);
 /// Smallest target: below it the signature would weigh more than 10 %.
 const MIN_TARGET_BYTES: f64 = 1000.0;
@@ -49,10 +49,27 @@ impl Format {
         }
     }
 
+    /// How long a piece stays open.
+    pub fn max_open(&self) -> Duration {
+        self.piece.max(MAX_OPEN)
+    }
+
     /// Time in which every stripe carries one piece.
     pub fn round(&self) -> Duration {
         self.piece * u32::from(self.stripes)
     }
+}
+
+/// What an item is to a decoder that starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Entry {
+    /// Nothing.
+    #[default]
+    None,
+    /// What the next join point needs begins here: the tables of a transport stream.
+    Lead,
+    /// It can start here.
+    Join,
 }
 
 /// A finished payload, not yet numbered.
@@ -68,12 +85,14 @@ pub struct Cut {
     pub header: u32,
     /// A decoder can start here.
     pub join: bool,
+    /// What it needs before begins in this piece.
+    pub lead: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Item {
     data: Bytes,
-    join: bool,
+    entry: Entry,
     header: u32,
     time: SenderTime,
 }
@@ -85,6 +104,7 @@ struct Open {
     time: SenderTime,
     header: u32,
     join: bool,
+    lead: bool,
     since: Instant,
 }
 
@@ -140,8 +160,15 @@ impl Cutter {
         self.recent_bytes as f64 / span.as_secs_f64()
     }
 
-    /// Takes the next item of the stream. `join`: a decoder can start at it.
-    pub fn offer(&mut self, data: Bytes, join: bool, header: u32, time: SenderTime, now: Instant) {
+    /// Takes the next item of the stream.
+    pub fn offer(
+        &mut self,
+        data: Bytes,
+        entry: Entry,
+        header: u32,
+        time: SenderTime,
+        now: Instant,
+    ) {
         self.recent.push_back((time, data.len()));
         self.recent_bytes += data.len();
         while let Some((at, size)) = self.recent.front().copied() {
@@ -153,7 +180,7 @@ impl Cutter {
         }
         let item = Item {
             data,
-            join,
+            entry,
             header,
             time,
         };
@@ -189,9 +216,10 @@ impl Cutter {
     }
 
     fn append(&mut self, item: Item, now: Instant) {
-        if item.join || item.header != self.header {
+        let join = item.entry == Entry::Join;
+        if join || item.header != self.header {
             self.close(now);
-            if item.join && self.recent.len() > 1 && self.rate() > 0.0 {
+            if join && self.recent.len() > 1 && self.rate() > 0.0 {
                 self.retarget(self.rate());
             }
         }
@@ -205,10 +233,12 @@ impl Cutter {
                 first_item: None,
                 time: item.time,
                 header: item.header,
-                join: first && item.join,
+                join: first && join,
+                lead: false,
                 since: now,
             });
             if first {
+                open.lead |= item.entry == Entry::Lead;
                 open.first_item.get_or_insert(open.payload.len() as u32);
                 first = false;
             }
@@ -230,6 +260,7 @@ impl Cutter {
                 time: open.time,
                 header: open.header,
                 join: open.join,
+                lead: open.lead,
             });
         }
     }
@@ -254,15 +285,16 @@ impl Cutter {
             }
             return;
         }
+        let max_open = self.format.map_or(MAX_OPEN, |f| f.max_open());
         match &self.open {
             Some(open) => {
-                if now.saturating_duration_since(open.since) >= MAX_OPEN {
+                if now.saturating_duration_since(open.since) >= max_open {
                     self.close(now);
                 }
             }
             None => {
                 let idle = self.last_closed.map(|at| now.saturating_duration_since(at));
-                if idle.is_none_or(|idle| idle >= MAX_OPEN) {
+                if idle.is_none_or(|idle| idle >= max_open) {
                     self.last_closed = Some(now);
                     self.out.push_back(Cut {
                         payload: Bytes::new(),
@@ -270,6 +302,7 @@ impl Cutter {
                         time,
                         header: self.header,
                         join: false,
+                        lead: false,
                     });
                 }
             }
@@ -278,12 +311,12 @@ impl Cutter {
 
     /// When [`Cutter::tick`] is next of use.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.format.is_none() {
+        let Some(format) = self.format else {
             return self.held_since.map(|at| at + WARM_UP);
-        }
+        };
         match &self.open {
-            Some(open) => Some(open.since + MAX_OPEN),
-            None => self.last_closed.map(|at| at + MAX_OPEN),
+            Some(open) => Some(open.since + format.max_open()),
+            None => self.last_closed.map(|at| at + format.max_open()),
         }
     }
 
@@ -312,7 +345,12 @@ mod tests {
             let data = vec![step as u8; 10_000];
             bytes.extend_from_slice(&data);
             cutter.tick(time, now);
-            cutter.offer(data.into(), step % 25 == 0, 1, time, now);
+            let entry = match step % 25 {
+                0 => Entry::Join,
+                24 => Entry::Lead,
+                _ => Entry::None,
+            };
+            cutter.offer(data.into(), entry, 1, time, now);
             cuts.extend(std::iter::from_fn(|| cutter.poll()));
         }
         let (_, now) = at(base, ms);
@@ -334,7 +372,13 @@ mod tests {
         assert_eq!(cutter.format().unwrap().stripes, 8);
         let joins: Vec<_> = cuts.iter().filter(|cut| cut.join).collect();
         assert_eq!(joins.len(), 6);
-        assert!(joins.iter().all(|cut| cut.first_item == Some(0)));
+        assert!(
+            joins
+                .iter()
+                .all(|cut| cut.first_item == Some(0) && !cut.lead)
+        );
+        let leads = cuts.iter().filter(|cut| cut.lead).count();
+        assert_eq!(leads, 6);
         let mean = cuts.iter().map(|cut| cut.payload.len()).sum::<usize>() / cuts.len();
         assert!((7_000..12_500).contains(&mean), "{mean}");
     }
@@ -373,8 +417,8 @@ mod tests {
         let base = Instant::now();
         let mut cutter = Cutter::new();
         let (time, now) = at(base, 0);
-        cutter.offer(Bytes::from_static(b"a"), true, 1, time, now);
-        cutter.offer(Bytes::from_static(b"b"), false, 2, time, now);
+        cutter.offer(Bytes::from_static(b"a"), Entry::Join, 1, time, now);
+        cutter.offer(Bytes::from_static(b"b"), Entry::None, 2, time, now);
         cutter.finish(now);
         let cuts: Vec<_> = std::iter::from_fn(|| cutter.poll()).collect();
         assert_eq!(cuts.len(), 2);

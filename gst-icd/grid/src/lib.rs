@@ -27,6 +27,7 @@ pub mod trust;
 pub mod uplink;
 pub mod window;
 
+pub use cutter::Entry;
 pub use ids::{Bitrate, Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
 pub use node::{
     Action, Close, Event, Input, Media, MediaState, Node, SeedSettings, Stats, Status, Target,

@@ -1,7 +1,8 @@
 //! The wire types of the control stream.
 //!
-//! Each message is a little-endian u32 length and that many bytes of postcard. What does not
-//! decode is ignored and counted, so that later versions can add messages.
+//! Each message is a little-endian u32 length and that many bytes of postcard. Later versions may
+//! add messages, which are ignored here, and fields at the end of a message; what is neither is
+//! counted against who sent it.
 
 use std::net::SocketAddr;
 
@@ -135,6 +136,8 @@ pub enum NoStripe {
 /// What neighbours tell each other five times a second: the buffer map, and how they are.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Have {
+    /// The life of the seed that the numbers belong to.
+    pub epoch: Epoch,
     /// Newest piece of each stripe.
     pub heads: Vec<Option<Seq>>,
     /// Pieces before those that are not here, the newest [`MAX_HOLES`].
@@ -169,6 +172,10 @@ pub struct Report {
     pub to_peers: u64,
     /// Pieces that were not there when due, since the start.
     pub lost: u64,
+    /// Queueing delay of the own uplink, in milliseconds.
+    pub queue_ms: u16,
+    /// As [`Have::delay_ms`], of the seed's pushes.
+    pub delay_ms: u16,
 }
 
 /// Everything that travels on a control stream.
@@ -211,6 +218,8 @@ pub enum Message {
         from: Seq,
         /// To the seed: no peer was found.
         lease: bool,
+        /// The life of the seed that `from` belongs to.
+        epoch: Epoch,
     },
     /// The stripe comes.
     Accept {
@@ -258,7 +267,12 @@ pub enum Message {
         stripe: StripeId,
     },
     /// Send these pieces, once.
-    Pull(Vec<Seq>),
+    Pull {
+        /// The life of the seed that they belong to.
+        epoch: Epoch,
+        /// Which.
+        seqs: Vec<Seq>,
+    },
     /// These are not here, or the uplink is busy.
     Nak(Vec<Seq>),
     /// See [`Have`].
@@ -273,10 +287,19 @@ pub enum Message {
     Ticket(Signed<Ticket>),
 }
 
-/// Bytes are no message.
+/// Why bytes are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a message of this version")]
-pub struct BadMessage;
+pub enum BadMessage {
+    /// A later version may know it.
+    #[error("not a message of this version")]
+    Unknown,
+    /// No version can read it.
+    #[error("not a message")]
+    Malformed,
+}
+
+/// Kinds of [`Message`]; the bytes begin with which it is.
+const KINDS: u32 = 24;
 
 impl Message {
     /// With its length in front.
@@ -289,13 +312,18 @@ impl Message {
     }
 
     /// Without its length.
+    ///
+    /// # Errors
+    ///
+    /// See [`BadMessage`].
     pub fn decode(bytes: &[u8]) -> Result<Self, BadMessage> {
-        let (message, rest) = postcard::take_from_bytes(bytes).map_err(|_| BadMessage)?;
-        if rest.is_empty() {
-            Ok(message)
-        } else {
-            Err(BadMessage)
-        }
+        // What follows the fields that this version knows is a later version's.
+        postcard::take_from_bytes(bytes)
+            .map(|(message, _)| message)
+            .map_err(|_| match postcard::take_from_bytes::<u32>(bytes) {
+                Ok((kind, _)) if kind >= KINDS => BadMessage::Unknown,
+                _ => BadMessage::Malformed,
+            })
     }
 }
 
@@ -344,13 +372,36 @@ mod tests {
             stripe: StripeId(3),
             from: Seq(1 << 40),
             lease: true,
+            epoch: Epoch(7),
         };
         let bytes = message.encode();
         assert_eq!(bytes.len(), 4 + bytes[0] as usize);
-        assert_eq!(Message::decode(&bytes[4..]), Ok(message));
-        assert_eq!(Message::decode(&bytes[4..bytes.len() - 1]), Err(BadMessage));
-        assert_eq!(Message::decode(&[250, 1, 2]), Err(BadMessage));
-        assert_eq!(Message::decode(&[]), Err(BadMessage));
+        let body = &bytes[4..];
+        assert_eq!(Message::decode(body), Ok(message.clone()));
+        let malformed = Err(BadMessage::Malformed);
+        assert_eq!(Message::decode(&body[..body.len() - 1]), malformed);
+        assert_eq!(Message::decode(&[]), malformed);
+        assert_eq!(Message::decode(&[0, 1]), malformed);
+        let longer = [body, &[1, 2, 3]].concat();
+        assert_eq!(Message::decode(&longer), Ok(message), "a later field");
+    }
+
+    #[test]
+    fn what_a_later_version_says_is_unknown_and_not_malformed() {
+        let ticket = Ticket {
+            epoch: Epoch(1),
+            node: NodeId([0; 32]),
+            expires: SenderTime(0),
+        };
+        let signer =
+            crate::trust::Ed25519Signer::new(ed25519_dalek::SigningKey::from_bytes(&[1; 32]));
+        let last = Message::Ticket(Signed::sign(&ticket, &signer)).encode();
+        assert_eq!(u32::from(last[4]) + 1, KINDS, "the last kind there is");
+        assert_eq!(
+            Message::decode(&[KINDS as u8, 1, 2]),
+            Err(BadMessage::Unknown)
+        );
+        assert_eq!(Message::decode(&[250, 1, 2]), Err(BadMessage::Unknown));
     }
 
     #[test]
@@ -385,6 +436,6 @@ mod tests {
         // A Pull that claims 2^60 entries.
         let mut bytes = vec![17];
         bytes.extend([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f]);
-        assert_eq!(Message::decode(&bytes), Err(BadMessage));
+        assert_eq!(Message::decode(&bytes), Err(BadMessage::Malformed));
     }
 }

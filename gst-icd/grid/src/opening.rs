@@ -5,7 +5,11 @@
 //! newest join point; where it has little, viewers with room to spare send it; where nobody has,
 //! it waits: a late start, never a stutter (design: distribution, 9).
 
+use std::collections::VecDeque;
 use std::time::Duration;
+
+use crate::cutter::Cut;
+use crate::ids::{SenderTime, Seq};
 
 /// What is overdue at the first join point has to be made up for within this time.
 const MAKE_UP: Duration = Duration::from_millis(500);
@@ -18,6 +22,41 @@ const ENOUGH: f64 = 1.1;
 const GRID_ENOUGH: f64 = 2.0;
 /// With less the seed, if it can; with less than this, nobody.
 const GRID_LEAST: f64 = 1.5;
+
+/// Tables of a transport stream are repeated more often than this; older ones lead nowhere.
+const LEAD: Duration = Duration::from_secs(1);
+/// Join points whose lead is known; the window holds fewer.
+const MAX_LEADS: usize = 4096;
+
+/// Where the lead of each join point begins: what a decoder needs before it.
+#[derive(Debug, Default)]
+pub struct Leads {
+    newest: Option<(Seq, SenderTime)>,
+    joins: VecDeque<(Seq, Seq)>,
+}
+
+impl Leads {
+    /// The next piece has this number.
+    pub fn numbered(&mut self, seq: Seq, cut: &Cut) {
+        if cut.lead {
+            self.newest = Some((seq, cut.time));
+        }
+        if let Some((lead, at)) = self.newest.filter(|_| cut.join)
+            && cut.time.since(at) <= LEAD
+        {
+            self.joins.push_back((seq, lead));
+            if self.joins.len() > MAX_LEADS {
+                self.joins.pop_front();
+            }
+        }
+    }
+
+    /// The piece in which the lead of a join point begins, if it has one.
+    pub fn before(&self, join: Seq) -> Option<Seq> {
+        let at = self.joins.binary_search_by_key(&join, |(join, _)| *join);
+        at.ok().map(|at| self.joins[at].1)
+    }
+}
 
 /// Where the stream begins for a newcomer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +113,29 @@ mod tests {
     fn an_unlimited_seed_gives_a_picture_at_once() {
         assert_eq!(opening(4096.0, 0.0, NOW), Opening::Seed(From::Due));
         assert_eq!(opening(4096.0, 9.0, None), Opening::Seed(From::Newest));
+    }
+
+    #[test]
+    fn a_start_reaches_back_to_the_tables_unless_they_are_old() {
+        let mut leads = Leads::default();
+        let mut numbered = |seq, ms: u64, join, lead| {
+            let cut = Cut {
+                payload: Default::default(),
+                first_item: Some(0),
+                time: SenderTime(ms * 1_000_000),
+                header: 1,
+                join,
+                lead,
+            };
+            leads.numbered(Seq(seq), &cut);
+        };
+        numbered(0, 0, true, false);
+        numbered(7, 140, false, true);
+        numbered(9, 180, true, false);
+        numbered(90, 1800, true, false);
+        numbered(91, 1820, true, true);
+        let before = |seq| leads.before(Seq(seq)).map(|s| s.0);
+        assert_eq!([0, 9, 90, 91].map(before), [None, Some(7), None, Some(91)]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::ids::{PeerId, Seq, StripeId};
+use crate::message::MAX_DEPTH;
 
 /// Beyond a round of all stripes, an expected piece may be this late (notes on the algorithm,
 /// section 2: K·d + 60 ms).
@@ -206,9 +207,9 @@ impl Parents {
                         feed.lateness = feed.lateness * 7 / 8;
                     }
                 }
-            } else if feed.passed.is_none()
-                && feed.last.is_some_and(|last| seq > last.plus(stripes))
+            } else if feed.passed.is_none() && feed.last.is_none_or(|last| seq > last.plus(stripes))
             {
+                // A new parent may have much to catch up with, but not nothing to say.
                 feed.passed = Some(now);
             }
         }
@@ -270,8 +271,8 @@ impl Parents {
     ) -> Path {
         match self.feeds.get_mut(stripe.index()) {
             Some(feed) if feed.parent == Some(peer) => {
-                if path.contains(&me) {
-                    return Path::Loop;
+                if path.contains(&me) || path.len() > MAX_DEPTH {
+                    return Path::Useless;
                 }
                 if feed.path == path {
                     return Path::Same;
@@ -504,8 +505,8 @@ pub enum Path {
     Same,
     /// The children must be told.
     Changed,
-    /// This node is its own ancestor.
-    Loop,
+    /// This node is its own ancestor, or the way is too long.
+    Useless,
 }
 
 #[cfg(test)]
@@ -655,7 +656,7 @@ mod tests {
         );
         assert_eq!(
             parents.path_changed(PeerId(2), stripe, vec![7, 2], 7),
-            Path::Loop
+            Path::Useless
         );
         assert_eq!(
             parents.path_changed(PeerId(3), stripe, vec![7, 3], 7),

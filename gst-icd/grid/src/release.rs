@@ -11,8 +11,10 @@ use crate::cutter::Cut;
 
 /// Over the mean of the stream; see `design: media`.
 const HEADROOM: f64 = 1.25;
-/// No piece waits longer, whatever the viewers' delays.
+/// No piece waits longer, whatever the viewers' delays ...
 const LONGEST: Duration = Duration::from_millis(500);
+/// ... nor is a peak not evened out at all because one of many wants everything at once.
+const SHORTEST_LATENCY: Duration = Duration::from_millis(200);
 
 /// See the module.
 #[derive(Debug)]
@@ -32,10 +34,10 @@ impl Release {
         }
     }
 
-    /// The shortest play-out delay among viewers that feed others; none: peaks are not evened
-    /// out at all.
+    /// The shortest play-out delay among the viewers; none: peaks are not evened out at all.
     pub fn set_latency(&mut self, shortest: Option<Duration>) {
-        self.longest = shortest.map_or(Duration::ZERO, |l| (l / 4).min(LONGEST));
+        let wait = |latency: Duration| (latency.max(SHORTEST_LATENCY) / 4).min(LONGEST);
+        self.longest = shortest.map_or(Duration::ZERO, wait);
     }
 
     /// Takes what was cut.
@@ -80,6 +82,7 @@ mod tests {
             time: SenderTime(0),
             header: 1,
             join: false,
+            lead: false,
         }
     }
 
@@ -114,6 +117,7 @@ mod tests {
             Some(&50)
         );
         assert_eq!(times(Some(Duration::from_secs(60)), 100).last(), Some(&500));
+        assert_eq!(times(Some(Duration::ZERO), 100).last(), Some(&50));
         assert_eq!(times(None, 100).last(), Some(&0));
     }
 }

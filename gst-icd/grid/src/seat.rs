@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::children::Children;
+use crate::children::{CHILD_SILENCE, Children};
 use crate::ids::{NodeId, PeerId, StripeId};
 use crate::message::{Candidate, Hello, MAX_CANDIDATES, Refusal, Report};
 
 /// A root that confirms nothing for this long is replaced (design: 350 ms).
 const ROOT_SILENCE: Duration = Duration::from_millis(350);
-/// A child that confirms nothing for this long is gone.
-const CHILD_SILENCE: Duration = Duration::from_millis(2500);
 /// An invitation that is not followed within two round trips and this lapses ...
 const INVITED: Duration = Duration::from_millis(150);
 /// ... and is not repeated for this long.

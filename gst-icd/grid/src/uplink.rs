@@ -140,7 +140,8 @@ impl Uplink {
     }
 
     /// Bytes that one child may have outstanding, from the stream's rate in bytes per second:
-    /// half a second of it, so that a frozen child costs no more.
+    /// half a second of it, but at least 256 KiB and at most 4 MiB, so that a frozen child costs
+    /// no more.
     pub fn size_for(&mut self, bytes_per_second: f64) {
         self.flight_limit = ((bytes_per_second / 2.0) as usize).clamp(256 * 1024, 4 * 1024 * 1024);
     }
@@ -262,8 +263,11 @@ impl Uplink {
             return None;
         }
         let rate = self.rate?.bytes_per_second();
-        if self.tokens > 0.0 || rate <= 0.0 {
+        if self.tokens > 0.0 {
             return Some(now);
+        }
+        if rate <= 0.0 {
+            return None;
         }
         Some(self.filled + Duration::from_secs_f64((1.0 - self.tokens) / rate))
     }
@@ -348,6 +352,9 @@ impl Uplink {
     pub fn clear(&mut self) {
         for lane in self.lanes.values_mut() {
             lane.queue.clear();
+            // The numbers begin anew: what is still on its way is another piece.
+            lane.flight.clear();
+            lane.flight_bytes = 0;
         }
     }
 }

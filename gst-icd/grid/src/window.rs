@@ -116,6 +116,11 @@ impl Window {
         self.pieces.last_key_value().map(|(seq, _)| *seq)
     }
 
+    /// Sender time of the newest piece.
+    pub fn newest_time(&self) -> Option<SenderTime> {
+        self.pieces.last_key_value().map(|(_, p)| p.info().time)
+    }
+
     /// The oldest piece.
     pub fn first(&self) -> Option<Seq> {
         self.pieces.first_key_value().map(|(seq, _)| *seq)

@@ -1,5 +1,7 @@
 //! One connection: its control stream, its piece streams, its end.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,10 +10,19 @@ use icd_grid::node::Close;
 use icd_grid::piece::{Hop, MAX_PAYLOAD_BYTES, PREFIX_BYTES};
 use icd_grid::{Input, NodeId, PeerId, Seq};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
-/// Control messages that wait for a connection; one that takes none for so long is closed.
+use crate::handle::MAX_STREAMS;
+
+/// Control messages that wait for a connection, and their bytes; one that takes none for so long
+/// is closed. A header of caps and tags may have 192 KiB.
 const MAX_WAITING: usize = 512;
+const MAX_WAITING_BYTES: usize = 1024 * 1024;
+/// Pieces of one connection that are read at the same time: what has come of them is no longer
+/// in the transport's window. The others wait there.
+const MAX_READING: usize = 64;
+/// A piece that has not come whole by then is of no use.
+const READING: Duration = Duration::from_secs(4);
 const MAX_PIECE_BYTES: usize = Hop::BYTES + PREFIX_BYTES + MAX_PAYLOAD_BYTES;
 /// A farewell may take so long.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -28,6 +39,7 @@ enum Out {
 pub(crate) struct Line {
     connection: Connection,
     out: mpsc::Sender<Out>,
+    waiting: Arc<AtomicUsize>,
 }
 
 /// To the driver, from all connections; bounded, so that a fast sender waits.
@@ -37,9 +49,11 @@ impl Line {
     /// Takes a fresh connection under its name.
     pub(crate) fn open(connection: Connection, peer: PeerId, id: NodeId, inbox: Inbox) -> Self {
         let (out, queue) = mpsc::channel(MAX_WAITING);
+        let waiting = Arc::new(AtomicUsize::new(0));
         let line = Self {
             connection: connection.clone(),
             out,
+            waiting: waiting.clone(),
         };
         tokio::spawn(async move {
             let addr = canonical(connection.remote_address());
@@ -51,6 +65,7 @@ impl Line {
                 return;
             }
             let pieces = tokio::spawn(read_pieces(connection.clone(), peer, inbox.clone()));
+            let queue = (queue, waiting);
             let control = tokio::spawn(control(connection.clone(), peer, inbox.clone(), queue));
             let why = connection.closed().await.to_string();
             pieces.abort();
@@ -64,9 +79,17 @@ impl Line {
         &self.connection
     }
 
+    /// The peer was let in: it may send pieces.
+    pub(crate) fn let_in(&self) {
+        self.connection
+            .set_max_concurrent_uni_streams(VarInt::from_u32(MAX_STREAMS));
+    }
+
     /// Never waits. A peer that reads no messages is not worth a queue.
     pub(crate) fn send(&self, bytes: Bytes) {
-        if self.out.try_send(Out::Message(bytes)).is_err() {
+        let waiting = self.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
+        let full = waiting > MAX_WAITING_BYTES;
+        if full || self.out.try_send(Out::Message(bytes)).is_err() {
             self.connection
                 .close(code(Close::Silent), b"takes no messages");
         }
@@ -137,20 +160,30 @@ async fn write_piece(connection: &Connection, hop: [u8; Hop::BYTES], body: Bytes
 }
 
 async fn read_pieces(connection: Connection, peer: PeerId, inbox: Inbox) {
-    while let Ok(stream) = connection.accept_uni().await {
-        // The number of these tasks is bounded by the streams that the transport allows.
-        tokio::spawn(read_piece(stream, peer, inbox.clone()));
+    let reading = Arc::new(Semaphore::new(MAX_READING));
+    while let Ok(permit) = reading.clone().acquire_owned().await
+        && let Ok(stream) = connection.accept_uni().await
+    {
+        let inbox = inbox.clone();
+        tokio::spawn(async move {
+            read_piece(stream, peer, inbox).await;
+            drop(permit);
+        });
     }
 }
 
 async fn read_piece(mut stream: RecvStream, peer: PeerId, inbox: Inbox) {
-    if let Ok(bytes) = stream.read_to_end(MAX_PIECE_BYTES).await {
+    let read = tokio::time::timeout(READING, stream.read_to_end(MAX_PIECE_BYTES)).await;
+    if let Ok(Ok(bytes)) = read {
         let bytes = bytes.into();
         let _ = inbox.send(Input::Piece { peer, bytes }).await;
     }
 }
 
-async fn control(connection: Connection, peer: PeerId, inbox: Inbox, queue: mpsc::Receiver<Out>) {
+/// Messages for a connection, and how many bytes of them there are.
+type Queue = (mpsc::Receiver<Out>, Arc<AtomicUsize>);
+
+async fn control(connection: Connection, peer: PeerId, inbox: Inbox, queue: Queue) {
     let opened = if peer.0 & PeerId::DIALED != 0 {
         connection.open_bi().await
     } else {
@@ -176,11 +209,12 @@ async fn control(connection: Connection, peer: PeerId, inbox: Inbox, queue: mpsc
 async fn write_messages(
     connection: &Connection,
     mut send: SendStream,
-    mut queue: mpsc::Receiver<Out>,
+    (mut queue, waiting): Queue,
 ) {
     while let Some(out) = queue.recv().await {
         match out {
             Out::Message(bytes) => {
+                waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
                 if send.write_chunk(bytes).await.is_err() {
                     break;
                 }

@@ -38,8 +38,8 @@ pub(crate) struct Driver {
     pub(crate) endpoint: Endpoint,
     pub(crate) identity: Arc<Identity>,
     pub(crate) transport: Arc<quinn::TransportConfig>,
-    /// Where the seed is, and its key if the user named it.
-    pub(crate) seed: (Vec<(String, u16)>, Option<NodeId>),
+    /// Where the seed is.
+    pub(crate) seed: Vec<(String, u16)>,
     /// From the element.
     pub(crate) input: mpsc::Receiver<Input>,
     /// Bytes in there.
@@ -180,7 +180,11 @@ impl Driver {
                     let line = Line::open(connection, peer, id, carry.inbox.clone());
                     carry.lines.insert(peer, line);
                 }
-                None => connection.close(code(Close::Fault), b"no key"),
+                None => {
+                    connection.close(code(Close::Fault), b"no key");
+                    let why = "it shows no key".into();
+                    self.node.handle(Input::Disconnected { peer, why }, now());
+                }
             },
             Err(why) => self.node.handle(Input::Disconnected { peer, why }, now()),
         }
@@ -195,6 +199,11 @@ impl Driver {
     fn carry_out(&mut self, carry: &mut Carry, arrived: &mpsc::Sender<(Arrival, Option<PeerId>)>) {
         while let Some(action) = self.node.poll(now()) {
             match action {
+                Action::LetIn(peer) => {
+                    if let Some(line) = carry.lines.get(&peer) {
+                        line.let_in();
+                    }
+                }
                 Action::Dial(peer, target) => self.dial(peer, target, arrived.clone()),
                 Action::Close(peer, why) => {
                     if let Some(line) = carry.lines.get(&peer) {
@@ -240,7 +249,7 @@ impl Driver {
 
     fn dial(&self, peer: PeerId, target: Target, arrived: mpsc::Sender<(Arrival, Option<PeerId>)>) {
         let (hosts, expected) = match target {
-            Target::Seed => self.seed.clone(),
+            Target::Seed(key) => (self.seed.clone(), key.map(|key| NodeId(key.0))),
             Target::Viewer { id, addr } => (vec![(addr.ip().to_string(), addr.port())], Some(id)),
         };
         let dial = dial(

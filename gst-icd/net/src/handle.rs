@@ -18,15 +18,15 @@ use crate::runtime::runtime;
 use crate::socket::{BindError, bind};
 
 /// Items between an element and its node, and their bytes. When it is full the item is dropped
-/// and counted.
-const MAX_INPUT: usize = 2048;
+/// and counted. A key frame of a transport stream may be thousands of items of one packet each.
+const MAX_INPUT: usize = 32 * 1024;
 const MAX_INPUT_BYTES: usize = 64 * 1024 * 1024;
 /// Payloads between a node and its player; the rest waits in the window, which evicts.
 const MAX_MEDIA: usize = 64;
 /// Events for the application. When it is full, events are lost.
 const MAX_EVENTS: usize = 256;
-/// Streams that a peer may have open: half a second of 20 ms pieces to catch up, plus pulls.
-const MAX_STREAMS: u32 = 1024;
+/// Piece streams that a peer may have open, once it was let in: a start is many at once.
+pub(crate) const MAX_STREAMS: u32 = 1024;
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 const STREAM_WINDOW: u32 = 512 * 1024;
 const SEND_WINDOW: u64 = 4 * 1024 * 1024;
@@ -139,6 +139,11 @@ impl SeedHandle {
         self.running.offer(input)
     }
 
+    /// Whether the node is gone, though nobody stopped it.
+    pub fn is_over(&self) -> bool {
+        self.running.input.is_closed()
+    }
+
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.running.addr
@@ -190,10 +195,10 @@ impl ViewerHandle {
     }
 }
 
-fn transport() -> TransportConfig {
+fn transport(streams: u32) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
-        .max_concurrent_uni_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(streams))
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
@@ -233,10 +238,11 @@ pub(crate) fn open(key: &Key, address: Option<IpAddr>, port: u16) -> Result<Open
     let runtime = runtime().map_err(system)?;
     let socket = bind(address, port)?;
     let identity = Arc::new(Identity::new(key).map_err(system)?);
-    let transport = Arc::new(transport());
     let tls = identity.server().map_err(system)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
-    server.transport_config(transport.clone());
+    // Strangers send no pieces; see `Action::LetIn`.
+    server.transport_config(Arc::new(transport(0)));
+    let transport = Arc::new(transport(MAX_STREAMS));
     let _guard = runtime.enter();
     let endpoint = Endpoint::new(
         EndpointConfig::default(),
@@ -257,7 +263,7 @@ pub(crate) fn open(key: &Key, address: Option<IpAddr>, port: u16) -> Result<Open
 fn spawn(
     opened: Opened,
     node: Node,
-    seed: (Vec<(String, u16)>, Option<NodeId>),
+    seed: Vec<(String, u16)>,
     media: Option<async_channel::Sender<Media>>,
     asks: Option<Asks>,
 ) -> Result<(Running, async_channel::Receiver<Event>), StartError> {
@@ -315,7 +321,7 @@ pub fn start_seed(
         random()?,
         origin,
     );
-    let (running, events) = spawn(opened, node, (Vec::new(), None), None, Some(Box::new(asks)))?;
+    let (running, events) = spawn(opened, node, Vec::new(), None, Some(Box::new(asks)))?;
     Ok((SeedHandle { running, origin }, events))
 }
 
@@ -330,11 +336,10 @@ pub fn start_viewer(
     let opened = open(&key, config.address, config.port)?;
     let mut settings = config.node;
     settings.port = opened.addr.port();
-    let expected = settings.stream.map(|key| NodeId(key.0));
     let me = key.node_id();
     let node = Node::viewer(settings, me, make_verifier, random()?, now());
     let (sender, media) = async_channel::bounded(MAX_MEDIA);
-    let (running, events) = spawn(opened, node, (config.hosts, expected), Some(sender), None)?;
+    let (running, events) = spawn(opened, node, config.hosts, Some(sender), None)?;
     let handle = ViewerHandle { running, media, me };
     Ok((handle, events))
 }

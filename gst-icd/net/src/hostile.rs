@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use icd_grid::message::{Hello, Message, VERSION, Welcome};
 use icd_grid::piece::{Hop, PREFIX_BYTES, Why};
 use icd_grid::{
-    Bitrate, Epoch, Event, Input, Media, MediaState, NodeId, SeedSettings, ViewerSettings,
+    Bitrate, Entry, Epoch, Event, Input, Media, MediaState, NodeId, SeedSettings, ViewerSettings,
 };
 use quinn::{Connection, RecvStream, SendStream};
 
@@ -132,12 +132,18 @@ async fn rave(connection: &Connection, mut send: SendStream) {
             return;
         }
         let len = rng.usize(0..2000);
-        let body = noise(&mut rng, len);
+        let mut body = noise(&mut rng, len);
+        // Of every kind that there is, and some that there are not.
+        if let Some(kind) = body.first_mut() {
+            *kind = (n % 30) as u8;
+        }
         let mut message = BytesMut::new();
         message.put_u32_le(body.len() as u32);
         message.put_slice(&body);
         let _ = send.write_all(&message).await;
-        if let Ok(mut stream) = connection.open_uni().await {
+        // Strangers may open none.
+        let opened = tokio::time::timeout(Duration::from_millis(5), connection.open_uni()).await;
+        if let Ok(Ok(mut stream)) = opened {
             let _ = stream.write_all(&body[..body.len().min(n)]).await;
             let _ = stream.finish();
         }
@@ -158,7 +164,7 @@ fn feed(seed: &SeedHandle, n: u32) {
     });
     assert!(seed.offer(Input::Item {
         data,
-        join,
+        entry: if join { Entry::Join } else { Entry::None },
         at,
         state
     }));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use icd_grid::{Bitrate, Epoch, Input, Media, MediaState, SeedSettings, ViewerSettings};
+use icd_grid::{Bitrate, Entry, Epoch, Input, Media, MediaState, SeedSettings, ViewerSettings};
 use icd_net::{Key, SeedConfig, SeedHandle, ViewerConfig, ViewerHandle, start_seed, start_viewer};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -60,7 +60,7 @@ fn feed(seed: &SeedHandle, items: std::ops::Range<u32>) {
         });
         assert!(seed.offer(Input::Item {
             data: data.into(),
-            join,
+            entry: if join { Entry::Join } else { Entry::None },
             at,
             state
         }));

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use icd_grid::trust::{Ed25519Signer, Ed25519Verifier, Sign, Verify};
 use icd_grid::{
-    Action, Bitrate, Epoch, Event, Input, Media, MediaState, Node, NodeId, PeerId, SeedSettings,
-    Seq, Stats, StreamKey, Target, ViewerSettings,
+    Action, Bitrate, Entry, Epoch, Event, Input, Media, MediaState, Node, NodeId, PeerId,
+    SeedSettings, Seq, Stats, StreamKey, Target, ViewerSettings,
 };
 
 /// What every pair of nodes has between it.
@@ -339,7 +339,7 @@ impl World {
         let state = self.state.take();
         let item = Input::Item {
             data,
-            join,
+            entry: if join { Entry::Join } else { Entry::None },
             at,
             state,
         };
@@ -373,6 +373,8 @@ impl World {
     fn act(&mut self, host: usize, action: Action) {
         match action {
             Action::Dial(peer, target) => self.dial(host, peer, &target),
+            // Here nobody sends unasked.
+            Action::LetIn(_) => {}
             Action::Send(peer, bytes) => {
                 let bytes = bytes.slice(4..);
                 self.deliver(host, peer, 0.0, |peer| Input::Message { peer, bytes });
@@ -403,7 +405,7 @@ impl World {
 
     fn dial(&mut self, host: usize, peer: PeerId, target: &Target) {
         let other = match target {
-            Target::Seed => Some(0),
+            Target::Seed(_) => Some(0),
             Target::Viewer { id, .. } => self.hosts.iter().position(|h| h.id == *id),
         };
         let rtt = other.map_or(Duration::ZERO, |other| self.delay(host, other) * 2);

@@ -1,6 +1,6 @@
 //! GObject to grid: settings, life cycle, what goes to the application.
 
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use gst::glib;
@@ -11,9 +11,11 @@ use gst_base::subclass::prelude::*;
 use icd_grid::{Epoch, Event, Input, MediaState, SeedSettings};
 use icd_net::{Key, SeedConfig, SeedHandle, start_seed};
 
-use super::settings::{BUFFER_BYTES, BUFFER_TIME_MS, Settings};
-use crate::application::listen;
+use super::properties::{properties, signals};
+use super::settings::Settings;
+use crate::application::{listen, lock, post};
 use crate::media::caps;
+use crate::media::item::MAX_ITEM_BYTES;
 use crate::media::pack::{Packed, Packer, running};
 use crate::uri::IcdUri;
 
@@ -33,6 +35,19 @@ const AHEAD: i64 = 1_000_000_000;
 /// A longer name is cut; it travels with every change of caps.
 const MAX_NAME: usize = 1000;
 
+/// Properties that a URI sets.
+const URI_SETS: [&str; 9] = [
+    "address",
+    "port",
+    "buffer-time",
+    "max-upload-bitrate",
+    "max-viewers",
+    "max-buffer-bytes",
+    "key-file",
+    "stream-name",
+    "announce-address",
+];
+
 #[derive(Debug)]
 struct Started {
     seed: Arc<SeedHandle>,
@@ -40,6 +55,8 @@ struct Started {
     uri: String,
     told_unpaced: bool,
     dropped: u64,
+    /// The last item was dropped.
+    behind: bool,
 }
 
 /// Whether EOS still waits.
@@ -57,12 +74,6 @@ pub struct IcdSink {
     state: Mutex<Option<Started>>,
     drain: Mutex<Drain>,
     wake: Condvar,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// An address at which viewers elsewhere may reach this machine: no packet is sent.
@@ -88,6 +99,14 @@ impl IcdSink {
             return false;
         }
         true
+    }
+
+    /// A URI sets other properties, too.
+    fn notify_settings(&self) {
+        let obj = self.obj();
+        for name in URI_SETS {
+            obj.notify(name);
+        }
     }
 
     /// Whether a handler of `peer-connecting` is there.
@@ -120,28 +139,42 @@ impl IcdSink {
         IcdUri::for_viewers(key.stream_key(), &host, addr.port())
     }
 
-    fn offer(&self, started: &mut Started, packed: Packed) {
+    /// Gives the node an item. False if it did not take it and the one before it was taken: then
+    /// the application is to be told.
+    fn offer(started: &mut Started, packed: Packed) -> bool {
         let input = Input::Item {
             data: packed.data,
-            join: packed.join,
+            entry: packed.entry,
             at: Instant::now(),
             state: packed.state.map(|state| MediaState {
                 media: state.encode(),
                 own_timeline: started.packer.own_timeline(),
             }),
         };
-        if !started.seed.offer(input) {
-            started.packer.lost();
-            started.dropped += 1;
-            if started.dropped.is_power_of_two() {
-                gst::warning!(
-                    CAT,
-                    imp = self,
-                    "{} items dropped: the machine is too slow",
-                    started.dropped
-                );
-            }
+        if started.seed.offer(input) {
+            started.behind = false;
+            return true;
         }
+        started.packer.lost();
+        started.dropped += 1;
+        std::mem::replace(&mut started.behind, true)
+    }
+
+    /// The node does not take what the pipeline brings.
+    fn tell_behind(&self) {
+        if self.seed().is_some_and(|seed| seed.is_over()) {
+            gst::element_imp_error!(
+                self,
+                gst::ResourceError::Failed,
+                ("the grid has stopped inside; restart the pipeline, and report what GST_DEBUG=icdsink:6 says")
+            );
+            return;
+        }
+        gst::element_imp_warning!(
+            self,
+            gst::ResourceError::Busy,
+            ("this machine is too slow for the stream: parts of it are dropped (items-dropped in stats counts them)")
+        );
     }
 
     /// What the grid tells. The handle is not held meanwhile: a handler may stop the element.
@@ -162,8 +195,7 @@ impl IcdSink {
                     .field("id", id.whole())
                     .field("address", addr.to_string())
                     .build();
-                let _ =
-                    obj.post_message(gst::message::Element::builder(structure).src(&*obj).build());
+                post(&*obj, structure);
                 obj.notify("num-viewers");
             }
             Event::PeerRemoved { id, why } => {
@@ -173,8 +205,7 @@ impl IcdSink {
                     .field("id", id.whole())
                     .field("reason", why)
                     .build();
-                let _ =
-                    obj.post_message(gst::message::Element::builder(structure).src(&*obj).build());
+                post(&*obj, structure);
                 obj.notify("num-viewers");
             }
             Event::Fault { id, what } => {
@@ -193,7 +224,7 @@ impl IcdSink {
         obj.notify("port");
         obj.notify("uri");
         let structure = gst::Structure::builder("icd-uri").field("uri", uri).build();
-        let _ = obj.post_message(gst::message::Element::builder(structure).src(&*obj).build());
+        post(&*obj, structure);
         gst::element_imp_info!(
             self,
             gst::ResourceError::OpenWrite,
@@ -207,9 +238,9 @@ impl IcdSink {
         // Not held while it waits: a stop from elsewhere stops the seed at once.
         let offer = || self.seed().is_some_and(|seed| seed.offer(Input::End));
         let until = Instant::now() + DRAIN;
-        let mut guard = lock(&self.drain);
-        guard.drained = false;
+        lock(&self.drain).drained = false;
         let mut offered = offer();
+        let mut guard = lock(&self.drain);
         while !guard.drained && !guard.flushing {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -221,7 +252,11 @@ impl IcdSink {
                 Ok((guard, _)) => guard,
                 Err(poisoned) => poisoned.into_inner().0,
             };
-            offered = offered || offer();
+            if !offered {
+                drop(guard);
+                offered = offer();
+                guard = lock(&self.drain);
+            }
         }
     }
 
@@ -229,6 +264,9 @@ impl IcdSink {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = lock(&self.settings).clone();
         let wrong = |why: String| gst::error_msg!(gst::ResourceError::Settings, ("{why}"));
+        if let Some(why) = settings.wrong {
+            return Err(wrong(why));
+        }
         let key = match &settings.key_file {
             Some(path) => Key::load_or_make(path),
             None => Key::random(),
@@ -287,6 +325,7 @@ impl IcdSink {
             uri: uri.clone(),
             told_unpaced: false,
             dropped: 0,
+            behind: false,
         });
         gst::info!(CAT, imp = self, "listening, viewers join with {uri}");
         self.announce(&uri);
@@ -327,109 +366,12 @@ impl ObjectImpl for IcdSink {
     }
 
     fn properties() -> &'static [glib::ParamSpec] {
-        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
-            let d = Settings::default();
-            vec![
-                glib::ParamSpecString::builder("address")
-                    .nick("Address")
-                    .blurb("IP address to listen on (:: = all, IPv4 and IPv6)")
-                    .default_value(Some(d.address.as_str()))
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt::builder("port")
-                    .nick("Port")
-                    .blurb("UDP port to listen on (0 = a free one, shown here once the element is PAUSED)")
-                    .maximum(u32::from(u16::MAX))
-                    .default_value(u32::from(d.port))
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecString::builder("uri")
-                    .nick("URI")
-                    .blurb("Set: icd://[address]:port?property=value&… . Read, once started: the URI that viewers open, with the stream's key")
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecString::builder("key-file")
-                    .nick("Key file")
-                    .blurb("File with the stream's private key (PEM, PKCS #8), made with mode 0600 if absent; without it the key, and so the URI, is new each time")
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecString::builder("announce-address")
-                    .nick("Announce address")
-                    .blurb("Host name or address that the URI for viewers names (default: the first address that is routable)")
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecString::builder("stream-name")
-                    .nick("Stream name")
-                    .blurb("Name of the stream, shown to viewers")
-                    .default_value(Some(d.stream_name.as_str()))
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt::builder("buffer-time")
-                    .nick("Buffer time")
-                    .blurb("Stream kept in memory, in milliseconds: the largest latency among the viewers plus a group of pictures")
-                    .minimum(*BUFFER_TIME_MS.start() as u32)
-                    .maximum(*BUFFER_TIME_MS.end() as u32)
-                    .default_value(d.buffer_time.as_millis() as u32)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt64::builder("max-buffer-bytes")
-                    .nick("Maximum buffer bytes")
-                    .blurb("Stream kept in memory, in bytes; whichever of this and buffer-time is reached first")
-                    .minimum(*BUFFER_BYTES.start())
-                    .default_value(d.max_buffer_bytes)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt64::builder("max-upload-bitrate")
-                    .nick("Maximum upload bitrate")
-                    .blurb("Upload to all viewers together, in bits per second (0 = unlimited); never delays the pipeline, unlike max-bitrate")
-                    .default_value(d.max_upload)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("max-viewers")
-                    .nick("Maximum viewers")
-                    .blurb("Viewers that are admitted (0 = unlimited)")
-                    .default_value(d.max_viewers)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("num-viewers")
-                    .nick("Number of viewers")
-                    .blurb("Viewers that are admitted now, whoever feeds them")
-                    .read_only()
-                    .build(),
-                glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
-                    .nick("Statistics")
-                    .blurb("application/x-icd-sink-stats: counters since the start, one structure per connection in peers")
-                    .read_only()
-                    .build(),
-            ]
-        });
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(properties);
         PROPERTIES.as_ref()
     }
 
     fn signals() -> &'static [glib::subclass::Signal] {
-        static SIGNALS: LazyLock<Vec<glib::subclass::Signal>> = LazyLock::new(|| {
-            vec![
-                // A viewer was admitted: its key in base32, its address. From a thread of the
-                // element's own, like the others.
-                glib::subclass::Signal::builder("peer-added")
-                    .param_types([String::static_type(), String::static_type()])
-                    .build(),
-                // A viewer left: its key, the reason.
-                glib::subclass::Signal::builder("peer-removed")
-                    .param_types([String::static_type(), String::static_type()])
-                    .build(),
-                // May this viewer (its key, its address) come in? The first FALSE refuses, and
-                // so do five seconds without an answer.
-                glib::subclass::Signal::builder("peer-connecting")
-                    .param_types([String::static_type(), String::static_type()])
-                    .return_type::<bool>()
-                    .accumulator(|_, _, value| match value.get::<bool>() {
-                        Ok(false) => std::ops::ControlFlow::Break(value.clone()),
-                        _ => std::ops::ControlFlow::Continue(value.clone()),
-                    })
-                    .build(),
-            ]
-        });
+        static SIGNALS: LazyLock<Vec<glib::subclass::Signal>> = LazyLock::new(signals);
         SIGNALS.as_ref()
     }
 
@@ -477,9 +419,15 @@ impl ObjectImpl for IcdSink {
                     Some(uri) => settings.apply(&uri),
                     None => Ok(()),
                 };
+                // Nobody may be listening yet: it is said again, as an error, at the start.
+                settings.wrong = result.err();
+                let why = settings.wrong.clone();
                 drop(settings);
-                if let Err(why) = result {
-                    gst::element_imp_warning!(self, gst::ResourceError::Settings, ("{why}"));
+                match why {
+                    Some(why) => {
+                        gst::element_imp_warning!(self, gst::ResourceError::Settings, ("{why}"));
+                    }
+                    None => self.notify_settings(),
                 }
             }
             "key-file" => settings.key_file = get_string().map(Into::into),
@@ -511,7 +459,8 @@ impl ObjectImpl for IcdSink {
                 let snapshot = self.seed().map(|s| s.snapshot()).unwrap_or_default();
                 // With those of the base class: average-rate, dropped, rendered.
                 let base = self.obj().upcast_ref::<gst_base::BaseSink>().stats();
-                crate::stats::sink(&base, &snapshot).to_value()
+                let dropped = lock(&self.state).as_ref().map_or(0, |s| s.dropped);
+                crate::stats::sink(&base, &snapshot, dropped).to_value()
             }
             name => {
                 let s = lock(&self.settings);
@@ -615,6 +564,18 @@ impl BaseSinkImpl for IcdSink {
         };
         let sender = started.seed.origin().elapsed();
         let packed = match started.packer.buffer(buffer, &segment, sender) {
+            Ok(packed) if packed.data.len() > MAX_ITEM_BYTES => {
+                drop(state);
+                gst::element_imp_error!(
+                    self,
+                    gst::StreamError::Format,
+                    (
+                        "a buffer of {} bytes is too large to travel: encode in front of icdsink",
+                        buffer.size()
+                    )
+                );
+                return Err(gst::FlowError::Error);
+            }
             Ok(packed) => packed,
             Err(error) => {
                 drop(state);
@@ -628,8 +589,11 @@ impl BaseSinkImpl for IcdSink {
         };
         let early = self.is_early(packed.running);
         let tell = early && !std::mem::replace(&mut started.told_unpaced, early);
-        self.offer(started, packed);
+        let behind = !Self::offer(started, packed);
         drop(state);
+        if behind {
+            self.tell_behind();
+        }
         if tell {
             gst::element_imp_warning!(
                 self,
@@ -668,14 +632,14 @@ impl BaseSinkImpl for IcdSink {
                         (running(&segment, Some(at)), lock(&self.state).as_mut())
                 {
                     let packed = started.packer.gap(at, duration);
-                    self.offer(started, packed);
+                    Self::offer(started, packed);
                 }
             }
             gst::EventView::CustomDownstream(_) | gst::EventView::CustomDownstreamSticky(_) => {
                 if let Some(started) = lock(&self.state).as_mut()
                     && let Some(packed) = started.packer.event(&event)
                 {
-                    self.offer(started, packed);
+                    Self::offer(started, packed);
                 }
             }
             gst::EventView::FlushStop(_) => {
@@ -721,6 +685,8 @@ impl URIHandlerImpl for IcdSink {
         }
         lock(&self.settings)
             .apply(uri)
-            .map_err(|why| glib::Error::new(gst::URIError::BadUri, &why))
+            .map_err(|why| glib::Error::new(gst::URIError::BadUri, &why))?;
+        self.notify_settings();
+        Ok(())
     }
 }

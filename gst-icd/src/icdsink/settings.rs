@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use icd_grid::{Bitrate, StreamKey};
 
-use crate::uri::{IcdUri, number};
+use crate::uri::{IcdUri, bind, number};
 
 /// Range of `buffer-time`.
 pub(crate) const BUFFER_TIME_MS: RangeInclusive<u64> = 500..=600_000;
@@ -28,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) max_buffer_bytes: u64,
     pub(crate) max_upload: u64,
     pub(crate) max_viewers: u32,
+    /// Why the URI that was set last is none; nothing starts with it.
+    pub(crate) wrong: Option<String>,
 }
 
 impl Default for Settings {
@@ -43,6 +45,7 @@ impl Default for Settings {
             max_buffer_bytes: 256 * 1024 * 1024,
             max_upload: 0,
             max_viewers: 0,
+            wrong: None,
         }
     }
 }
@@ -50,14 +53,7 @@ impl Default for Settings {
 impl Settings {
     /// The address to bind; none is all, dual stack.
     pub(crate) fn bind(&self) -> Result<Option<IpAddr>, String> {
-        match self.address.trim_matches(['[', ']']) {
-            "" | "::" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| {
-                format!(
-                    "address {text:?} is no IP address; use :: for all, or one of this machine's"
-                )
-            }),
-        }
+        bind("address", &self.address)
     }
 
     pub(crate) fn upload(&self) -> Option<Bitrate> {
@@ -92,6 +88,7 @@ impl Settings {
                 _ => return Err(format!("icdsink has no URI parameter {name:?}")),
             }
         }
+        new.wrong = None;
         *self = new;
         Ok(())
     }

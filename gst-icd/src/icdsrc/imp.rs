@@ -1,6 +1,6 @@
 //! GObject to grid: settings, life cycle, what goes downstream and to the application.
 
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use gst::glib;
@@ -14,8 +14,9 @@ use icd_grid::{Event, Input, Media, Status};
 use icd_net::{Snapshot, ViewerHandle, runtime, start_viewer};
 
 use super::IcdSrcStatus;
-use super::settings::{LATENCY_MS, PEERS, Settings};
-use crate::application::listen;
+use super::properties::properties;
+use super::settings::Settings;
+use crate::application::{listen, lock, post};
 use crate::media::timeline::Moment;
 use crate::media::unpack::{Out, Unpacker};
 
@@ -26,6 +27,18 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
         Some("views and relays an icd grid"),
     )
 });
+
+/// Properties that a URI sets.
+const URI_SETS: [&str; 8] = [
+    "uri",
+    "latency",
+    "relay",
+    "max-upload-bitrate",
+    "max-peers",
+    "bind-address",
+    "bind-port",
+    "timeout",
+];
 
 #[derive(Debug)]
 struct Started {
@@ -59,12 +72,6 @@ impl Default for IcdSrc {
             flushing: tokio::sync::watch::channel(false).0,
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl IcdSrc {
@@ -117,7 +124,16 @@ impl IcdSrc {
             tokio::select! {
                 biased;
                 _ = flushing.wait_for(|flushing| *flushing) => Err(gst::FlowError::Flushing),
-                media = media.recv() => media.map_err(|_| gst::FlowError::Flushing),
+                media = media.recv() => media.map_err(|_| gst::FlowError::Error),
+            }
+        })
+        .inspect_err(|flow| {
+            if *flow == gst::FlowError::Error {
+                gst::element_imp_error!(
+                    self,
+                    gst::ResourceError::Failed,
+                    ("the grid has stopped inside; restart the pipeline, and report what GST_DEBUG=icdsrc:6 says")
+                );
             }
         })
     }
@@ -150,9 +166,15 @@ impl IcdSrc {
     }
 
     fn element_message(&self, structure: gst::Structure) {
+        post(&*self.obj(), structure);
+    }
+
+    /// A URI sets other properties, too.
+    fn notify_settings(&self) {
         let obj = self.obj();
-        let message = gst::message::Element::builder(structure).src(&*obj).build();
-        let _ = obj.post_message(message);
+        for name in URI_SETS {
+            obj.notify(name);
+        }
     }
 
     fn progress(&self, kind: gst::ProgressType, text: &str) {
@@ -259,11 +281,14 @@ impl IcdSrc {
     }
 
     fn explain(&self, why: &str) -> String {
-        let host = lock(&self.settings)
-            .uri
-            .as_ref()
-            .map(|(_, uri)| format!("{}:{}", uri.hosts[0].0, uri.hosts[0].1))
-            .unwrap_or_default();
+        let hosts = lock(&self.settings).uri.as_ref().map(|(_, uri)| {
+            let hosts = uri
+                .hosts
+                .iter()
+                .map(|(host, port)| format!("{host}:{port}"));
+            hosts.collect::<Vec<_>>().join(", ")
+        });
+        let host = hosts.unwrap_or_default();
         if why.contains("differs from the one that was expected") {
             format!(
                 "{host} broadcasts under another key than the URI names: it is refused. Ask the broadcaster for the present URI (and to use key-file, which keeps it)"
@@ -284,7 +309,7 @@ impl IcdSrc {
                 self.warn_once(format!("the grid is full; trying again in {retry_s} s"));
                 return;
             }
-            Refusal::Denied => "the broadcaster does not admit this viewer",
+            Refusal::Denied => "the broadcaster does not admit this viewer; ask there to be let in",
             Refusal::WrongStream => {
                 "another stream, with another key, is broadcast there now; ask for the present URI"
             }
@@ -295,7 +320,7 @@ impl IcdSrc {
             Refusal::Version => {
                 "the broadcaster speaks another version of the protocol; update gst-icd"
             }
-            Refusal::Ticket => "another viewer refused this one's ticket",
+            Refusal::Ticket => "the admission is not valid; start the viewer again",
         };
         let structure = gst::Structure::builder("icd-refused").field("reason", text);
         self.element_message(structure.build());
@@ -355,72 +380,7 @@ impl ObjectImpl for IcdSrc {
     }
 
     fn properties() -> &'static [glib::ParamSpec] {
-        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
-            let d = Settings::default();
-            vec![
-                glib::ParamSpecString::builder("uri")
-                    .nick("URI")
-                    .blurb("icd://KEY@host:port[,host:port…][?property=value&…], as the broadcaster's icdsink shows it")
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt::builder("latency")
-                    .nick("Latency")
-                    .blurb("Play-out delay, in milliseconds: from the broadcaster's sending to the picture's being due; what is downstream adds to it")
-                    .maximum(*LATENCY_MS.end() as u32)
-                    .default_value(d.latency.as_millis() as u32)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecBoolean::builder("relay")
-                    .nick("Relay")
-                    .blurb("Relay the stream to other viewers; false for metered links")
-                    .default_value(d.relay)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt64::builder("max-upload-bitrate")
-                    .nick("Maximum upload bitrate")
-                    .blurb("Upload to other viewers together, in bits per second (0 = automatic: at present a fixed 4000000)")
-                    .default_value(d.max_upload)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecUInt::builder("max-peers")
-                    .nick("Maximum peers")
-                    .blurb("Connections to other viewers, at most")
-                    .minimum(*PEERS.start() as u32)
-                    .maximum(*PEERS.end() as u32)
-                    .default_value(d.max_peers)
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecString::builder("bind-address")
-                    .nick("Bind address")
-                    .blurb("Local IP address to use (:: = any, IPv4 and IPv6)")
-                    .default_value(Some(d.bind_address.as_str()))
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt::builder("bind-port")
-                    .nick("Bind port")
-                    .blurb("Local UDP port to use (0 = a free one)")
-                    .maximum(u32::from(u16::MAX))
-                    .default_value(u32::from(d.bind_port))
-                    .mutable_ready()
-                    .build(),
-                glib::ParamSpecUInt::builder("timeout")
-                    .nick("Timeout")
-                    .blurb("Error after this time without any stream, in milliseconds (0 = keep trying for ever)")
-                    .default_value(d.timeout.as_millis() as u32)
-                    .mutable_playing()
-                    .build(),
-                glib::ParamSpecEnum::builder::<IcdSrcStatus>("status")
-                    .nick("Status")
-                    .blurb("How this viewer is doing; notifies")
-                    .read_only()
-                    .build(),
-                glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
-                    .nick("Statistics")
-                    .blurb("application/x-icd-src-stats: counters since the start, one structure per connection in peers")
-                    .read_only()
-                    .build(),
-            ]
-        });
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(properties);
         PROPERTIES.as_ref()
     }
 
@@ -467,9 +427,15 @@ impl ObjectImpl for IcdSrc {
                         Ok(())
                     }
                 };
+                // Nobody may be listening yet: it is said again, as an error, at the start.
+                settings.wrong = result.err();
+                let why = settings.wrong.clone();
                 drop(settings);
-                if let Err(why) = result {
-                    gst::element_imp_warning!(self, gst::ResourceError::Settings, ("{why}"));
+                match why {
+                    Some(why) => {
+                        gst::element_imp_warning!(self, gst::ResourceError::Settings, ("{why}"));
+                    }
+                    None => self.notify_settings(),
                 }
             }
             "latency" => settings.latency = Duration::from_millis(u64::from(number())),
@@ -567,15 +533,16 @@ impl BaseSrcImpl for IcdSrc {
             progress_done: false,
             told: None,
         });
+        self.obj().notify("status");
         self.progress(gst::ProgressType::Start, "Connecting to the grid");
         listen("icdsrc", events, move |event| {
             let Some(obj) = weak.upgrade().filter(|_| weak_run.strong_count() > 0) else {
                 return glib::ControlFlow::Break;
             };
-            match event {
-                Some(event) => obj.imp().happened(event),
-                None => obj.imp().check_timeout(),
+            if let Some(event) = event {
+                obj.imp().happened(event);
             }
+            obj.imp().check_timeout();
             glib::ControlFlow::Continue
         })
         .map_err(|e| {
@@ -594,6 +561,7 @@ impl BaseSrcImpl for IcdSrc {
         // Outside the lock: it waits for the port to be free, shortly.
         drop(started);
         *lock(&self.unpacker) = Unpacker::default();
+        self.obj().notify("status");
         Ok(())
     }
 
@@ -715,6 +683,8 @@ impl URIHandlerImpl for IcdSrc {
         }
         lock(&self.settings)
             .apply(uri)
-            .map_err(|why| glib::Error::new(gst::URIError::BadUri, &why))
+            .map_err(|why| glib::Error::new(gst::URIError::BadUri, &why))?;
+        self.notify_settings();
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use gst::glib;
 use gst::prelude::*;
 
 mod imp;
+mod properties;
 mod settings;
 
 /// How a viewer is doing.

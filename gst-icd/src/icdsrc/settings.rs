@@ -7,7 +7,7 @@ use std::time::Duration;
 use icd_grid::{Bitrate, ViewerSettings};
 use icd_net::ViewerConfig;
 
-use crate::uri::{IcdUri, number};
+use crate::uri::{IcdUri, bind, number};
 
 /// Range of `latency`.
 pub(crate) const LATENCY_MS: RangeInclusive<u64> = 0..=600_000;
@@ -30,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) bind_port: u16,
     /// Zero keeps trying for ever.
     pub(crate) timeout: Duration,
+    /// Why the URI that was set last is none; nothing starts with it.
+    pub(crate) wrong: Option<String>,
 }
 
 impl Default for Settings {
@@ -43,6 +45,7 @@ impl Default for Settings {
             bind_address: "::".into(),
             bind_port: 0,
             timeout: Duration::ZERO,
+            wrong: None,
         }
     }
 }
@@ -56,12 +59,7 @@ impl Settings {
     }
 
     fn bind(&self) -> Result<Option<IpAddr>, String> {
-        match self.bind_address.trim_matches(['[', ']']) {
-            "" | "::" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| {
-                format!("bind-address {text:?} is no IP address; use :: for any, or one of this machine's")
-            }),
-        }
+        bind("bind-address", &self.bind_address)
     }
 
     /// Takes over what a URI says; nothing is changed if any of it is wrong.
@@ -91,12 +89,16 @@ impl Settings {
         }
         new.bind()?;
         new.uri = Some((text.into(), uri));
+        new.wrong = None;
         *self = new;
         Ok(())
     }
 
     /// For the network; an error says what is missing or wrong.
     pub(crate) fn config(&self) -> Result<ViewerConfig, String> {
+        if let Some(why) = &self.wrong {
+            return Err(why.clone());
+        }
         let Some((_, uri)) = &self.uri else {
             return Err(
                 "set uri=icd://KEY@host:port, as the broadcaster's icdsink shows it".into(),

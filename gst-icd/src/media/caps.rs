@@ -53,13 +53,20 @@ pub(crate) fn stream_headers(caps: &gst::Caps) -> Vec<gst::Buffer> {
 /// Why caps can't travel.
 pub(crate) fn refuse(caps: &gst::Caps) -> Option<String> {
     let features = caps.features(0)?;
-    if !features.is_any()
-        && !features.is_equal(gst::CapsFeatures::new_empty().as_ref())
-        && !features.contains("memory:SystemMemory")
-    {
+    let other = |feature: &&str| {
+        feature.starts_with("memory:")
+            && *feature != gst::CAPS_FEATURE_MEMORY_SYSTEM_MEMORY.as_str()
+    };
+    if features.iter().map(|f| f.as_str()).any(|f| other(&f)) {
         return Some(format!(
             "{features} can't be sent: put a download element (gldownload, vapostproc, \
              cudadownload …) or an encoder in front of icdsink"
+        ));
+    }
+    if features.iter().any(|f| f.as_str().starts_with("meta:")) {
+        return Some(format!(
+            "{features} can't be sent, since metas do not travel: draw what they hold \
+             (overlaycomposition) or encode in front of icdsink"
         ));
     }
     if caps.to_string().len() > MAX_CAPS {

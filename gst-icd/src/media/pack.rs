@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gst::prelude::*;
+use icd_grid::Entry;
 
 use crate::media::caps;
 use crate::media::item::{Head, NO_OFFSET, State, TRAVELLING, encode};
@@ -20,7 +21,8 @@ const MAX_STICKY: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Packed {
     pub(crate) data: Bytes,
-    pub(crate) join: bool,
+    /// What it is to a decoder that starts.
+    pub(crate) entry: Entry,
     /// What holds from this item on, if it is not what held before.
     pub(crate) state: Option<State>,
     /// Running time in nanoseconds, of a buffer that has one.
@@ -58,12 +60,12 @@ impl Packer {
             return;
         }
         let kind = caps::join_kind(new);
-        self.joins = JoinPoints::new(kind);
         self.own_timeline = caps::own_timeline(new);
         self.headers = caps::stream_headers(new)
             .iter()
             .filter_map(|b| b.map_readable().ok().map(|map| map.to_vec()))
             .collect();
+        self.joins = JoinPoints::new(kind, !self.headers.is_empty());
         self.state.caps = text;
         self.changed = true;
     }
@@ -124,7 +126,7 @@ impl Packer {
             self.changed = true;
             return None;
         }
-        Some(self.pack(&Head::Event { structure }, &[], false))
+        Some(self.pack(&Head::Event { structure }, &[], Entry::None))
     }
 
     pub(crate) fn gap(&mut self, running: i64, duration: Option<gst::ClockTime>) -> Packed {
@@ -132,7 +134,7 @@ impl Packer {
             pts: running,
             duration: duration.map(gst::ClockTime::nseconds),
         };
-        self.pack(&head, &[], false)
+        self.pack(&head, &[], Entry::None)
     }
 
     /// A buffer whose time stamps are `segment`'s. `sender`: sender time now.
@@ -160,7 +162,7 @@ impl Packer {
         let header = flags.contains(gst::BufferFlags::HEADER);
         let known = header && self.headers.iter().any(|h| h[..] == map[..]);
         let delta = flags.contains(gst::BufferFlags::DELTA_UNIT);
-        let join = self.joins.judge(&map, delta, known, sender);
+        let entry = self.joins.judge(&map, delta, known, sender);
         let head = Head::Buffer {
             pts,
             dts,
@@ -169,20 +171,20 @@ impl Packer {
             offset_end: Some(buffer.offset_end()).filter(|o| *o != NO_OFFSET),
             flags: (flags & TRAVELLING).bits(),
         };
-        let packed = self.pack(&head, &map, join);
+        let packed = self.pack(&head, &map, entry);
         Ok(Packed { running, ..packed })
     }
 
-    fn pack(&mut self, head: &Head, data: &[u8], join: bool) -> Packed {
+    fn pack(&mut self, head: &Head, data: &[u8], entry: Entry) -> Packed {
         self.state.anchor = self.anchor.value();
         self.state.timeline = self.anchor.timeline();
-        if join {
+        if entry == Entry::Join {
             self.changed |= std::mem::take(&mut self.refined);
         }
         let state = std::mem::take(&mut self.changed).then(|| self.state.clone());
         Packed {
             data: encode(head, data),
-            join,
+            entry,
             state,
             running: None,
         }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,8 +33,7 @@ pub(crate) enum Out {
 pub(crate) struct Unpacker {
     latency: Duration,
     reader: Reader,
-    state: Option<State>,
-    fresh: Option<State>,
+    state: Option<Arc<State>>,
     epoch: Epoch,
     due: Option<DueTimes>,
     /// Of the pipeline; another one makes another running time.
@@ -138,7 +138,7 @@ impl Unpacker {
                     self.due = None;
                 }
                 self.own_timeline = own_timeline;
-                let understood = self.apply(&state);
+                let understood = self.apply(state);
                 let segment = segment_start(own_timeline);
                 if self.segment.replace(segment) != Some(segment) {
                     self.due = None;
@@ -159,14 +159,12 @@ impl Unpacker {
                 if self.resuming {
                     return true;
                 }
-                let Some(state) = self.fresh.take().or_else(|| self.state.clone()) else {
-                    return true;
-                };
-                let Some(here) = here() else {
+                let (Some(state), Some(here)) = (self.state.clone(), here()) else {
+                    // It can't be timed; what follows begins with the next whole item.
+                    self.reader.reset();
                     return true;
                 };
                 self.follow(&clock, &state, here);
-                self.state = Some(state);
                 self.payload(bytes, first_item, discont)
             }
             Media::End => {
@@ -198,9 +196,11 @@ impl Unpacker {
         self.due = Some(due);
     }
 
-    fn apply(&mut self, state: &State) -> bool {
+    fn apply(&mut self, state: State) -> bool {
         let before = self.state.as_ref();
-        if before.is_none_or(|b| b.caps != state.caps) {
+        // A stream may have none, as that of srtsrc: then typefind finds them at this end.
+        let caps = !state.caps.is_empty();
+        if caps && before.is_none_or(|b| b.caps != state.caps) {
             let Ok(caps) = gst::Caps::from_str(&state.caps) else {
                 return false;
             };
@@ -235,8 +235,7 @@ impl Unpacker {
                 self.out.push_back(Out::Event(event));
             }
         }
-        self.state = Some(state.clone());
-        self.fresh = Some(state.clone());
+        self.state = Some(Arc::new(state));
         true
     }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::clock::Mapping;
+use crate::cutter::Entry;
 use crate::ids::{Bitrate, Epoch, NodeId, PeerId, Seq, StreamKey, StripeId};
 use crate::message::Refusal;
 use crate::piece::Hop;
@@ -99,8 +100,8 @@ pub enum Input {
     Item {
         /// Its bytes.
         data: Bytes,
-        /// A decoder can start at it.
-        join: bool,
+        /// What it is to a decoder that starts.
+        entry: Entry,
         /// When it entered.
         at: Instant,
         /// What holds from it on, if it is not what held before. They come together, so that
@@ -141,8 +142,9 @@ pub struct MediaState {
 /// Whom to dial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// The seed, at the addresses that the user named.
-    Seed,
+    /// The seed, at the addresses that the user named; with its key if that is known, from the
+    /// URI or from the first contact.
+    Seed(Option<StreamKey>),
     /// Another viewer.
     Viewer {
         /// Its endpoint key, to be proven.
@@ -171,6 +173,9 @@ pub enum Close {
 /// What to do.
 #[derive(Debug)]
 pub enum Action {
+    /// Who dialed this node was let in: take pieces from that connection from now on, which until
+    /// then are not welcome. From nodes that this one dials they always are.
+    LetIn(PeerId),
     /// Open a connection under this name.
     Dial(PeerId, Target),
     /// Close a connection, after what was sent before.

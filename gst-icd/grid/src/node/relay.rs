@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::children::{Children, slots};
 use crate::cutter::Format;
 use crate::ids::{Bitrate, Epoch, NodeId, PeerId, Seq, StripeId};
-use crate::message::{Have, MAX_HOLES, MAX_PULL, Message};
+use crate::message::{BadMessage, Have, MAX_HOLES, MAX_PULL, Message};
 use crate::node::{Action, Close, Event, PeerStats};
 use crate::piece::{Hop, Piece, Why};
 use crate::record::{Signed, StreamHeader};
@@ -19,12 +19,19 @@ use crate::window::{Bounds, Offered, Window};
 const PUSH_TTL: Duration = Duration::from_millis(40);
 /// Pulls are answered only by short queues.
 const PULL_QUEUE: Duration = Duration::from_millis(120);
-/// Nonsense that is forgiven, since a later version may know it.
+/// Nonsense that is forgiven, once and each second: the seed may just have begun another life.
 const MAX_NONSENSE: u32 = 64;
+const FORGIVEN: u32 = 1;
+/// The same header is given to the same peer at most this often: it may be large.
+const HEADER_AGAIN: Duration = Duration::from_secs(1);
 /// A piece that is not confirmed for this long is given up by the transport.
 const GIVE_UP: Duration = Duration::from_secs(2);
 /// Backlog yields to pushes and pulls: it is queued as if it came this much later.
 const BEHIND: Duration = Duration::from_secs(3600);
+/// Clocks of two machines drift apart by at most so much (quartz: 50 ppm each).
+const DRIFT_US_PER_S: f64 = 100.0;
+/// What a new root of a stripe may have missed: longer than it takes to find one.
+const FILL: Duration = Duration::from_secs(4);
 /// A connection that says no hello for so long is closed.
 const HELLO: Duration = Duration::from_secs(5);
 /// Header versions that are kept, of at most 256 KiB each: those that the window's pieces name,
@@ -46,11 +53,12 @@ pub(super) struct Peer {
     pub(super) pinged: Option<(u32, Instant)>,
     pub(super) ping_sent: Option<Instant>,
     pub(super) heard: Instant,
-    pub(super) nonsense: u32,
+    nonsense: (u32, Instant),
+    given_header: Option<(u32, Instant)>,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     /// Least one-way delay seen, by the two nodes' own clocks, in microseconds.
-    pub(super) least_owd_us: Option<i64>,
+    least_owd_us: Option<(f64, Instant)>,
     pub(super) owd_ms: u16,
 }
 
@@ -110,6 +118,10 @@ impl Relay {
         self.headers.clear();
         self.uplink.clear();
         self.children.reset(format.stripes);
+        for peer in self.peers.values_mut() {
+            peer.have = Have::default();
+            peer.given_header = None;
+        }
     }
 
     pub(super) fn stripes(&self) -> u8 {
@@ -167,7 +179,8 @@ impl Relay {
             pinged: None,
             ping_sent: None,
             heard: now,
-            nonsense: 0,
+            nonsense: (0, now),
+            given_header: None,
             bytes_in: 0,
             bytes_out: 0,
             least_owd_us: None,
@@ -214,12 +227,28 @@ impl Relay {
         Some(asked)
     }
 
-    pub(super) fn nonsense(&mut self, peer: PeerId) {
+    /// Understands a message; what is none counts against who sent it.
+    pub(super) fn decode(&mut self, peer: PeerId, bytes: &[u8], now: Instant) -> Option<Message> {
+        match Message::decode(bytes) {
+            Ok(message) => Some(message),
+            Err(BadMessage::Unknown) => None,
+            Err(BadMessage::Malformed) => {
+                self.nonsense(peer, now);
+                None
+            }
+        }
+    }
+
+    pub(super) fn nonsense(&mut self, peer: PeerId, now: Instant) {
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
-        state.nonsense += 1;
-        if state.nonsense == MAX_NONSENSE {
+        let (count, since) = state.nonsense;
+        let seconds = now.saturating_duration_since(since).as_secs() as u32;
+        let count = count.saturating_sub(seconds.saturating_mul(FORGIVEN)) + 1;
+        let since = if seconds > 0 { now } else { since };
+        state.nonsense = (count, since);
+        if count == MAX_NONSENSE {
             let id = state.id;
             self.close(peer, Close::Fault);
             self.tell(Event::Fault {
@@ -279,6 +308,10 @@ impl Relay {
     /// Sends at once what a new root missed: all that take the stripe from it wait for this.
     pub(super) fn fill(&mut self, peer: PeerId, stripe: StripeId, from: Seq, now: Instant) {
         let expires = now + GIVE_UP;
+        let piece = self.format.map_or(FILL, |f| f.piece);
+        let most = (FILL.as_secs_f64() / piece.as_secs_f64()) as u64;
+        let head = self.window.head().unwrap_or(from);
+        let from = from.max(Seq(head.0.saturating_sub(most)));
         for (seq, bytes) in self.since(from, Some(stripe)) {
             self.uplink
                 .push(peer, seq, bytes, Why::Backlog, now, expires, now);
@@ -324,26 +357,39 @@ impl Relay {
                 self.uplink
                     .cancel(peer, |seq| seq >= from && seq.stripe(stripes) == stripe);
             }
-            Message::NeedHeader { version } => {
-                if let Some((signed, _)) = self.header(*version) {
-                    let message = Message::Header(signed.clone());
-                    self.send(peer, &message);
-                }
-            }
+            Message::NeedHeader { version } => self.give_header(peer, *version, now),
             Message::Have(have) => {
                 let have = have.trimmed(self.stripes());
-                if let Some(state) = self.peers.get_mut(&peer) {
+                let known = have.epoch == self.epoch;
+                if let Some(state) = self.peers.get_mut(&peer).filter(|_| known) {
                     state.have = have;
                 }
             }
-            Message::Pull(seqs) => self.pulled(peer, seqs, now),
+            Message::Pull { epoch, seqs } => self.pulled(peer, *epoch, seqs, now),
             _ => return false,
         }
         true
     }
 
-    fn pulled(&mut self, peer: PeerId, seqs: &[Seq], now: Instant) {
-        let busy = !self.gives || self.uplink.delay(now) > PULL_QUEUE;
+    fn give_header(&mut self, peer: PeerId, version: u32, now: Instant) {
+        let Some((signed, header)) = self.header(version) else {
+            return;
+        };
+        let (message, version) = (Message::Header(signed.clone()), header.version);
+        let Some(state) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let again = state.given_header.is_some_and(|(given, at)| {
+            given == version && now.saturating_duration_since(at) < HEADER_AGAIN
+        });
+        if !again {
+            state.given_header = Some((version, now));
+            self.send(peer, &message);
+        }
+    }
+
+    fn pulled(&mut self, peer: PeerId, epoch: Epoch, seqs: &[Seq], now: Instant) {
+        let busy = !self.gives || epoch != self.epoch || self.uplink.delay(now) > PULL_QUEUE;
         let mut nak = Vec::new();
         for seq in seqs.iter().take(MAX_PULL).copied() {
             match self.window.get(seq) {
@@ -397,12 +443,17 @@ impl Relay {
     pub(super) fn have(&self, now: Instant) -> Have {
         let heads = self.window.heads(self.stripes());
         Have {
+            epoch: self.epoch,
             holes: self.window.holes(&heads, MAX_HOLES),
             heads,
             spare: self.children.spare().min(usize::from(u16::MAX)) as u16,
-            queue_ms: self.uplink.delay(now).as_millis().min(60_000) as u16,
+            queue_ms: self.queue_ms(now),
             delay_ms: 0,
         }
+    }
+
+    pub(super) fn queue_ms(&self, now: Instant) -> u16 {
+        self.uplink.delay(now).as_millis().min(60_000) as u16
     }
 
     /// Notes the one-way delay of a hop against the least seen.
@@ -413,9 +464,13 @@ impl Relay {
             state.bytes_in += bytes as u64;
             state.heard = now;
             let owd = here.wrapping_sub(hop.sent_us as i64);
-            let least = state.least_owd_us.map_or(owd, |least| least.min(owd));
-            state.least_owd_us = Some(least);
-            state.owd_ms = (owd.saturating_sub(least) / 1000).clamp(0, 60_000) as u16;
+            // Clocks drift apart, so the least is not for ever.
+            let owd = owd as f64;
+            let (least, at) = state.least_owd_us.unwrap_or((owd, now));
+            let drift = now.saturating_duration_since(at).as_secs_f64() * DRIFT_US_PER_S;
+            let least = (least + drift).min(owd);
+            state.least_owd_us = Some((least, now));
+            state.owd_ms = ((owd - least) / 1000.0).clamp(0.0, 60_000.0) as u16;
         }
     }
 

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::cutter::{Cut, Cutter, Format};
+use crate::cutter::{Cut, Cutter, Entry, Format};
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{Hello, MAX_PROOF_BYTES, Message, NoStripe, Refusal, Start, VERSION, Welcome};
 use crate::node::relay::Relay;
 use crate::node::{Close, Event, Input, MediaState, SeedSettings, Stats};
-use crate::opening::{From, Opening, opening};
+use crate::opening::{From, Leads, Opening, opening};
 use crate::piece::{Piece, PieceInfo};
 use crate::record::{Beacon, Signed, StreamHeader, Ticket};
 use crate::release::Release;
@@ -17,6 +17,8 @@ use crate::seat::{Member, Place, Pulse, Seat};
 use crate::trust::{Sign, Verify};
 use crate::window::Bounds;
 
+/// The rate is announced anew, at a join point, when it differs by more than this share.
+const RATE_SAID: f64 = 0.2;
 const TEND: Duration = Duration::from_millis(100);
 const BEACON: Duration = Duration::from_secs(1);
 /// A ticket holds for this much of the stream, and is renewed three times as often.
@@ -39,6 +41,7 @@ pub(super) struct Seed {
     epoch: Epoch,
     cutter: Cutter,
     release: Release,
+    leads: Leads,
     seat: Seat,
     ask_admission: bool,
     asking: Vec<(PeerId, Hello, Instant)>,
@@ -75,6 +78,7 @@ impl Seed {
             verifier,
             cutter: Cutter::new(),
             release: Release::new(now),
+            leads: Leads::default(),
             ask_admission: false,
             asking: Vec::new(),
             state: None,
@@ -105,12 +109,13 @@ impl Seed {
                 }
             }
             Input::Disconnected { peer, why } => self.gone(peer, &why),
-            Input::Message { peer, bytes } => match Message::decode(&bytes) {
-                Ok(message) => self.message(peer, message, now),
-                Err(_) => self.relay.nonsense(peer),
-            },
+            Input::Message { peer, bytes } => {
+                if let Some(message) = self.relay.decode(peer, &bytes, now) {
+                    self.message(peer, message, now);
+                }
+            }
             // A seed asks nobody for pieces.
-            Input::Piece { peer, .. } => self.relay.nonsense(peer),
+            Input::Piece { peer, .. } => self.relay.nonsense(peer, now),
             Input::Sent {
                 peer,
                 seq,
@@ -118,7 +123,7 @@ impl Seed {
             } => self.relay.uplink.sent(peer, seq, delivered, now),
             Input::Item {
                 data,
-                join,
+                entry,
                 at,
                 state,
             } => {
@@ -128,15 +133,14 @@ impl Seed {
                 }
                 let fits = |s: &MediaState| s.media.len() <= StreamHeader::MAX_MEDIA_BYTES;
                 if let Some(state) = state.filter(fits) {
-                    self.version += 1;
                     self.state = Some(state);
-                    if self.relay.format.is_some() {
-                        self.make_header();
-                    }
+                    self.new_header();
+                } else if entry == Entry::Join && self.rate_changed() {
+                    self.new_header();
                 }
                 self.bytes_in += data.len() as u64;
                 let time = self.time(at);
-                self.cutter.offer(data, join, self.version, time, now);
+                self.cutter.offer(data, entry, self.version, time, now);
                 self.publish(now);
             }
             Input::End => self.end(now),
@@ -180,7 +184,23 @@ impl Seed {
         self.start_waiting(now);
     }
 
+    /// What the header says of the rate no longer holds.
+    fn rate_changed(&self) -> bool {
+        let said = self.relay.headers.last_key_value();
+        let said = said.map_or(0.0, |(_, (_, h))| f64::from(h.bytes_per_second));
+        let rate = self.cutter.rate();
+        said > 0.0 && (rate - said).abs() > said * RATE_SAID
+    }
+
+    fn new_header(&mut self) {
+        self.version += 1;
+        if self.relay.format.is_some() {
+            self.make_header();
+        }
+    }
+
     fn number(&mut self, cut: Cut, now: Instant) {
+        self.leads.numbered(self.next_seq, &cut);
         let info = PieceInfo {
             epoch: self.epoch,
             seq: self.next_seq,
@@ -212,6 +232,7 @@ impl Seed {
         self.epoch = epoch;
         self.relay.format = None;
         self.relay.window.clear();
+        self.leads = Leads::default();
         self.cutter = Cutter::new();
         self.release = Release::new(now);
         self.next_seq = Seq(0);
@@ -327,7 +348,7 @@ impl Seed {
                 self.relay.send(peer, &Message::Pong { id, time });
             }
             Message::Hello(hello) if !ready => self.hello(peer, hello, now),
-            _ if !ready => self.relay.nonsense(peer),
+            _ if !ready => self.relay.nonsense(peer, now),
             Message::Pong { id, .. } => {
                 self.relay.ponged(peer, id, now);
             }
@@ -335,7 +356,16 @@ impl Seed {
                 stripe,
                 from,
                 lease,
-            } => self.subscribe(peer, stripe, from, lease, now),
+                epoch,
+            } => {
+                // Of an earlier life there is nothing left to begin with.
+                let from = if epoch == self.epoch {
+                    from
+                } else {
+                    Seq(u64::MAX)
+                };
+                self.subscribe(peer, stripe, from, lease, now);
+            }
             Message::Report(report) => {
                 if let Some(member) = self.seat.member_mut(peer) {
                     member.report = report;
@@ -352,7 +382,7 @@ impl Seed {
                     self.seat.left(peer, stripe);
                 }
                 if !self.relay.shared(peer, &message, now) {
-                    self.relay.nonsense(peer);
+                    self.relay.nonsense(peer, now);
                 }
             }
         }
@@ -363,7 +393,7 @@ impl Seed {
             return;
         }
         if hello.proof.len() > MAX_PROOF_BYTES {
-            self.relay.nonsense(peer);
+            self.relay.nonsense(peer, now);
             return;
         }
         let most = self.settings.buffer;
@@ -381,18 +411,6 @@ impl Seed {
             self.refuse(peer, refusal);
             return;
         }
-        // A viewer that knows a later life under this key never goes back: the clock of this
-        // machine was set back since. This life is made the later one.
-        let known = hello.ticket.as_ref().and_then(|t| t.open(&*self.verifier));
-        if let Some(ticket) = known.filter(|t| t.epoch > self.epoch) {
-            self.begin_anew(Epoch(ticket.epoch.0 + 1), now);
-        }
-        // What was read is not kept for as long as the viewer stays.
-        let hello = Hello {
-            ticket: None,
-            proof: Bytes::new(),
-            ..hello
-        };
         if !self.ask_admission {
             self.admit(peer, hello, now);
             return;
@@ -423,6 +441,21 @@ impl Seed {
     }
 
     fn admit(&mut self, peer: PeerId, hello: Hello, now: Instant) {
+        if !self.relay.peers.contains_key(&peer) {
+            return;
+        }
+        // A viewer that knows a later life under this key never goes back: the clock of this
+        // machine was set back since. This life is made the later one.
+        let known = hello.ticket.as_ref().and_then(|t| t.open(&*self.verifier));
+        if let Some(ticket) = known.filter(|t| t.epoch > self.epoch) {
+            self.begin_anew(Epoch(ticket.epoch.0.saturating_add(1)), now);
+        }
+        // What was read is not kept for as long as the viewer stays.
+        let hello = Hello {
+            ticket: None,
+            proof: Bytes::new(),
+            ..hello
+        };
         let Some(state) = self.relay.peers.get_mut(&peer) else {
             return;
         };
@@ -490,16 +523,29 @@ impl Seed {
         let spare = self.seat.spare(peer, now) as f64 / copy;
         let opening = opening(free, spare, overdue);
         let by_seed = match opening {
+            // Who comes back is told at once that this is the life it knows; it has parents.
+            Opening::Wait | Opening::Grid if resume.is_some() => false,
             Opening::Wait => return,
             Opening::Grid => false,
             // One start after the other where the uplink is narrow.
-            Opening::Seed(_) if self.relay.uplink.backlog() > START_BACKLOG => return,
+            Opening::Seed(_) if self.relay.uplink.backlog() > START_BACKLOG => {
+                if resume.is_none() {
+                    return;
+                }
+                false
+            }
             Opening::Seed(_) => true,
         };
         let join = match opening {
             Opening::Seed(From::Due) => due,
             _ => window.newest_join(),
         };
+        let join = join.map(|join| {
+            self.leads
+                .before(join)
+                .filter(|s| window.has(*s))
+                .unwrap_or(join)
+        });
         let Some(from) = resume.or(join) else { return };
         let from = from.min(head.plus(1));
         let version = match window.get(from) {
@@ -559,7 +605,12 @@ impl Seed {
         } else {
             self.seat.take_place(peer, stripe)
         };
-        let lease = place.is_none();
+        if place.is_none() && !lease {
+            // Its invitation lapsed; it keeps the parent that it has.
+            let why = NoStripe::Busy;
+            self.relay.send(peer, &Message::Reject { stripe, why });
+            return;
+        }
         // A root's place is always free: it is what the rest of the stripe lives from.
         let verdict = match self.relay.children.judge(peer, short, stripe, path) {
             Err(NoStripe::Busy) if !lease => Ok(()),

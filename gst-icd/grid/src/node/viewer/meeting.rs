@@ -150,13 +150,8 @@ impl Viewer {
             .as_ref()
             .zip(self.verifier.as_ref())
             .and_then(|(ticket, verifier)| ticket.open(&**verifier));
-        let time = self.clock.mapping().map(|map| map.sender(now));
         let good = hello.version == VERSION
-            && ticket.is_some_and(|t| {
-                Some(t.node) == id
-                    && t.epoch >= self.relay.epoch
-                    && (t.epoch > self.relay.epoch || time.is_none_or(|time| time <= t.expires))
-            });
+            && ticket.is_some_and(|t| Some(t.node) == id && self.holds(t, now));
         let Some(state) = self.relay.peers.get_mut(&peer) else {
             return;
         };
@@ -169,12 +164,29 @@ impl Viewer {
         state.relays = hello.relay;
         let (id, addr) = (state.id, state.addr);
         if peer.0 & PeerId::DIALED == 0 {
+            self.relay.act(Action::LetIn(peer));
             self.greet(peer);
             self.relay.ping(peer, now);
         }
         let have = Message::Have(self.relay.have(now));
         self.relay.send(peer, &have);
         self.relay.tell(Event::PeerAdded { id, addr });
+    }
+
+    /// Whether an admission holds. It expires in stream time, which stands still with the seed:
+    /// an outage voids none.
+    fn holds(&self, ticket: Ticket, now: Instant) -> bool {
+        if ticket.epoch > self.relay.epoch {
+            return true;
+        }
+        if ticket.epoch < self.relay.epoch {
+            return self.former_epoch.is_some_and(|(former, at)| {
+                ticket.epoch >= former && now.saturating_duration_since(at) < FORMER_HOLDS
+            });
+        }
+        let newest = self.relay.window.newest_time();
+        let known = self.beacon.map(|b| b.time).max(newest);
+        known.unwrap_or(SenderTime(0)) <= ticket.expires
     }
 
     /// Keeps some connections to other viewers warm.
@@ -196,7 +208,8 @@ impl Viewer {
         let connected = |id: &NodeId| {
             self.relay.peers.values().any(|p| p.id == *id) || self.dialing.values().any(|d| d == id)
         };
-        let list = self.book.to_dial(wanted, connected, now);
+        let rng = &mut self.relay.rng;
+        let list = self.book.to_dial(wanted, connected, rng, now);
         let short = list.len() < wanted;
         for (id, addr) in list {
             let peer = self.new_dial();
@@ -269,7 +282,8 @@ impl Viewer {
             self.redial_at = None;
             let peer = self.new_dial();
             self.seed = Some(peer);
-            self.relay.act(Action::Dial(peer, Target::Seed));
+            let key = self.settings.stream;
+            self.relay.act(Action::Dial(peer, Target::Seed(key)));
             if self.started.is_none() {
                 self.set_status(Status::Connecting);
             }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::candidates::Candidates;
+use crate::children::CHILD_SILENCE;
 use crate::clock::ClockMap;
-use crate::ids::{NodeId, PeerId, Seq, StreamKey, StripeId};
+use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
 use crate::message::{
     Hello, MAX_CANDIDATES, MAX_DEPTH, Message, NoStripe, Refusal, Report, Start, VERSION, Welcome,
 };
@@ -60,6 +61,9 @@ const WINDOW_BYTES: usize = 256 * 1024 * 1024;
 /// a group of pictures, and is waited for another delay; children pull from it, too.
 const WINDOW_BEYOND: Duration = Duration::from_secs(4);
 
+/// Admissions of the former life of the seed hold for this long in the next (design: trust).
+const FORMER_HOLDS: Duration = Duration::from_secs(30);
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Viewer {
@@ -74,6 +78,8 @@ pub(super) struct Viewer {
     refused: bool,
     ticket: Option<Signed<Ticket>>,
     beacon: Option<Beacon>,
+    /// The life before this one, and when this one began here.
+    former_epoch: Option<(Epoch, Instant)>,
     book: Candidates,
     dialing: BTreeMap<PeerId, NodeId>,
     next_dial: u64,
@@ -134,6 +140,7 @@ impl Viewer {
             refused: false,
             ticket: None,
             beacon: None,
+            former_epoch: None,
             book: Candidates::default(),
             dialing: BTreeMap::new(),
             next_dial: 0,
@@ -177,10 +184,11 @@ impl Viewer {
         match input {
             Input::Connected { peer, id, addr } => self.connected(peer, id, addr, now),
             Input::Disconnected { peer, why } => self.gone(peer, &why, now),
-            Input::Message { peer, bytes } => match Message::decode(&bytes) {
-                Ok(message) => self.message(peer, message, now),
-                Err(_) => self.relay.nonsense(peer),
-            },
+            Input::Message { peer, bytes } => {
+                if let Some(message) = self.relay.decode(peer, &bytes, now) {
+                    self.message(peer, message, now);
+                }
+            }
             Input::Piece { peer, bytes } => self.piece(peer, bytes, now),
             Input::Sent {
                 peer,
@@ -226,14 +234,19 @@ impl Viewer {
             Message::Welcome(welcome) if seed => self.welcome(peer, welcome, now),
             Message::Start(start) if seed => self.start(peer, start, now),
             Message::Hello(hello) if !seed && !ready => self.hello(peer, hello, now),
-            Message::Header(signed) => self.header(signed),
-            Message::Beacon(signed) => self.beacon(&signed),
-            _ if !ready => self.relay.nonsense(peer),
+            _ if !ready => self.relay.nonsense(peer, now),
+            Message::Header(signed) => self.header(peer, signed, now),
+            Message::Beacon(signed) => self.beacon(peer, &signed, now),
             Message::Candidates(list) if seed => self.candidates(list, now),
             Message::Ticket(ticket) if seed => {
-                self.renew(peer, ticket);
+                self.renew(peer, ticket, now);
             }
-            Message::Subscribe { stripe, from, .. } => self.subscribe(peer, stripe, from, now),
+            Message::Subscribe {
+                stripe,
+                from,
+                epoch,
+                ..
+            } => self.subscribe(peer, stripe, (epoch, from), now),
             Message::Accept {
                 stripe,
                 path,
@@ -268,22 +281,25 @@ impl Viewer {
             }
             message => {
                 if !self.relay.shared(peer, &message, now) {
-                    self.relay.nonsense(peer);
+                    self.relay.nonsense(peer, now);
                 }
             }
         }
     }
 
     fn welcome(&mut self, peer: PeerId, welcome: Welcome, now: Instant) {
-        if !self.renew(peer, welcome.ticket) {
+        if !self.renew(peer, welcome.ticket, now) {
             return;
         }
         self.seed_welcomed = true;
         self.redial = REDIAL;
-        if let Some(state) = self.relay.peers.get_mut(&peer) {
-            state.ready = true;
+        if let Some(state) = self.relay.peers.get_mut(&peer)
+            && !std::mem::replace(&mut state.ready, true)
+        {
+            let (id, addr) = (state.id, state.addr);
+            self.relay.tell(Event::PeerAdded { id, addr });
         }
-        self.beacon(&welcome.beacon);
+        self.beacon(peer, &welcome.beacon, now);
         self.candidates(welcome.candidates, now);
         if self.started.is_none() {
             self.set_status(Status::Waiting);
@@ -291,10 +307,10 @@ impl Viewer {
     }
 
     /// Keeps the seed's admission. False if it is none.
-    fn renew(&mut self, peer: PeerId, ticket: Signed<Ticket>) -> bool {
+    fn renew(&mut self, peer: PeerId, ticket: Signed<Ticket>, now: Instant) -> bool {
         let opened = self.verifier.as_ref().and_then(|v| ticket.open(&**v));
         if opened.is_none_or(|t| t.node != self.relay.me) {
-            self.relay.nonsense(peer);
+            self.relay.nonsense(peer, now);
             return false;
         }
         self.ticket = Some(ticket);
@@ -306,7 +322,7 @@ impl Viewer {
             return;
         };
         let Some(header) = start.header.open(&**verifier) else {
-            self.relay.nonsense(peer);
+            self.relay.nonsense(peer, now);
             return;
         };
         if header.epoch < self.relay.epoch {
@@ -315,6 +331,7 @@ impl Viewer {
         let is_new = header.epoch > self.relay.epoch;
         let format = header.format();
         if is_new {
+            self.former_epoch = Some((self.relay.epoch, now));
             self.relay.reset(header.epoch, format);
             self.parents.reset(format.stripes, format.round(), now);
             self.orphans.clear();
@@ -364,11 +381,12 @@ impl Viewer {
         self.report(now);
     }
 
-    fn header(&mut self, signed: Signed<StreamHeader>) {
+    fn header(&mut self, peer: PeerId, signed: Signed<StreamHeader>, now: Instant) {
         let Some(verifier) = &self.verifier else {
             return;
         };
         let Some(header) = signed.open(&**verifier) else {
+            self.relay.nonsense(peer, now);
             return;
         };
         if header.epoch == self.relay.epoch {
@@ -381,11 +399,12 @@ impl Viewer {
         }
     }
 
-    fn beacon(&mut self, signed: &Signed<Beacon>) {
+    fn beacon(&mut self, peer: PeerId, signed: &Signed<Beacon>, now: Instant) {
         let Some(verifier) = &self.verifier else {
             return;
         };
         let Some(beacon) = signed.open(&**verifier) else {
+            self.relay.nonsense(peer, now);
             return;
         };
         let newer = self
@@ -423,6 +442,8 @@ impl Viewer {
             from_peers: self.from_peers,
             to_peers: self.relay.bytes_sent,
             lost: self.playout.lost(),
+            queue_ms: self.relay.queue_ms(now),
+            delay_ms: self.relay.peers.get(&seed).map_or(0, |p| p.owd_ms),
         };
         self.reported_room = (self.relay.children.slots(), self.relay.children.spare());
         self.recent_lag = Histogram::default();
@@ -469,7 +490,7 @@ impl Viewer {
                     self.relay.ping(peer, now);
                 }
                 // A child that confirms nothing is frozen: its slots are worth more elsewhere.
-                if self.relay.uplink.silence(peer, now) > Duration::from_millis(2500) {
+                if self.relay.uplink.silence(peer, now) > CHILD_SILENCE {
                     self.relay.close(peer, Close::Silent);
                 }
             }

@@ -23,14 +23,18 @@ impl Viewer {
         let Some(state) = self.relay.peers.get(&peer) else {
             return;
         };
-        let (id, addr, seed) = (state.id, state.addr, state.seed);
-        if self.relay.format.is_none() || (seed && self.fresh_clock.is_some()) {
+        let (id, seed) = (state.id, state.seed);
+        if !state.ready && !seed {
+            // It has shown no ticket; nobody asked it for anything.
+            return;
+        }
+        if self.relay.format.is_none() || !state.ready {
             self.keep_early(peer, bytes, seed);
             return;
         }
         let size = bytes.len();
         let Some((hop, body)) = Hop::decode(bytes.clone()) else {
-            self.relay.nonsense(peer);
+            self.relay.nonsense(peer, now);
             return;
         };
         if let Some((epoch, seq)) = claimed(&body) {
@@ -53,7 +57,7 @@ impl Viewer {
         let piece = match Piece::verify(body, &**verifier) {
             Ok(piece) => piece,
             Err(error) => {
-                self.book.ban(id, addr, now);
+                self.book.ban(id);
                 self.relay.close(peer, Close::Fault);
                 self.drop_peer(peer, now);
                 let what = error.to_string();
@@ -152,7 +156,8 @@ impl Viewer {
             .rescue
             .plan(&missing, &sources, self.settings.latency, knows, salt, now);
         for (peer, seqs) in plan {
-            self.relay.send(peer, &Message::Pull(seqs));
+            let epoch = self.relay.epoch;
+            self.relay.send(peer, &Message::Pull { epoch, seqs });
         }
     }
 }

@@ -11,11 +11,18 @@ impl Viewer {
         Some(path)
     }
 
-    pub(super) fn subscribe(&mut self, peer: PeerId, stripe: StripeId, from: Seq, now: Instant) {
+    pub(super) fn subscribe(
+        &mut self,
+        peer: PeerId,
+        stripe: StripeId,
+        (epoch, from): (Epoch, Seq),
+        now: Instant,
+    ) {
         let Some(short) = self.relay.peers.get(&peer).map(|p| p.id.short()) else {
             return;
         };
-        let path = self.own_path(stripe);
+        // In another life of the seed than the asker, it could not feed it.
+        let path = self.own_path(stripe).filter(|_| epoch == self.relay.epoch);
         let verdict = self
             .relay
             .children
@@ -24,15 +31,17 @@ impl Viewer {
             self.relay.send(peer, &Message::Reject { stripe, why });
             return;
         }
-        self.relay.children.add(peer, stripe, false, now);
+        let fresh = self.relay.children.add(peer, stripe, false, now);
         let accept = Message::Accept {
             stripe,
             path: path.unwrap_or_default(),
             lease: false,
         };
         self.relay.send(peer, &accept);
-        let ttl = self.settings.latency;
-        self.relay.backlog(peer, Some(stripe), from, ttl, now);
+        if fresh {
+            let ttl = self.settings.latency;
+            self.relay.backlog(peer, Some(stripe), from, ttl, now);
+        }
     }
 
     pub(super) fn accept(
@@ -50,9 +59,7 @@ impl Viewer {
                 .is_some_and(|f| f.parent() == Some(peer));
         let bad_path = path.len() > MAX_DEPTH || path.contains(&self.relay.me.short());
         if !expected || bad_path {
-            let from = Seq(0);
-            self.relay
-                .send(peer, &Message::Unsubscribe { stripe, from });
+            self.decline(peer, stripe);
             self.parents.rejected(peer, stripe, now);
             return;
         }
@@ -77,23 +84,24 @@ impl Viewer {
     }
 
     pub(super) fn path(&mut self, peer: PeerId, stripe: StripeId, path: Vec<u64>, now: Instant) {
-        if path.len() > MAX_DEPTH {
-            self.relay.nonsense(peer);
-            return;
-        }
         let me = self.relay.me.short();
         match self.parents.path_changed(peer, stripe, path, me) {
             Path::Same => {}
             Path::Changed => self.path_told(stripe),
-            Path::Loop => {
-                let from = Seq(0);
-                self.relay
-                    .send(peer, &Message::Unsubscribe { stripe, from });
+            Path::Useless => {
+                self.decline(peer, stripe);
                 let _ = self.parents.evicted(peer, stripe, now);
                 self.path_lost(stripe);
                 self.seek_parents(now);
             }
         }
+    }
+
+    /// Wants nothing of a stripe from this peer.
+    fn decline(&mut self, peer: PeerId, stripe: StripeId) {
+        let from = Seq(0);
+        self.relay
+            .send(peer, &Message::Unsubscribe { stripe, from });
     }
 
     /// Tells the children of a stripe the way it takes now.
@@ -133,6 +141,7 @@ impl Viewer {
                         stripe,
                         from,
                         lease,
+                        epoch: self.relay.epoch,
                     };
                     self.relay.send(peer, &message);
                 }
