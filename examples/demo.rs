@@ -7,11 +7,12 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
-use gst_icd_suite::account::{account, fingerprint};
+use gst_icd_suite::account::{Verdict, account, fingerprint};
 
 const HELP: &str =
     "usage: ./icd demo [--headless] [--seconds N] [--viewers N] [--kill-every N] [FILE|URI]
@@ -22,6 +23,9 @@ const HELP: &str =
   --viewers N     viewers at a time (default 8)
   --kill-every N  seconds between kills (default 5)
   FILE|URI        a film; without one, a generated one with sound and a running clock";
+
+/// What a viewer may send, in bits per second.
+const UPLOAD: u64 = 12_000_000;
 
 struct Options {
     headless: bool,
@@ -89,23 +93,47 @@ fn main() -> ExitCode {
     }
 }
 
-fn print(buffer: &gst::BufferRef) -> u64 {
-    buffer.map_readable().map_or(0, |map| fingerprint(&map))
-}
-
-/// Calls `each` with the fingerprint of every buffer that passes a pad.
-fn watch(pad: &gst::Pad, each: impl Fn(u64) + Send + Sync + 'static) {
+/// Calls `each` with the fingerprint and the size of every buffer that passes a pad.
+fn watch(pad: &gst::Pad, each: impl Fn(u64, usize) + Send + Sync + 'static) {
+    let print = move |buffer: &gst::BufferRef| {
+        if let Ok(map) = buffer.map_readable() {
+            each(fingerprint(&map), map.len());
+        }
+    };
     let kind = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
     pad.add_probe(kind, move |_, info| {
         match &info.data {
-            Some(gst::PadProbeData::Buffer(buffer)) => each(print(buffer)),
-            Some(gst::PadProbeData::BufferList(list)) => {
-                list.iter().for_each(|buffer| each(print(buffer)));
-            }
+            Some(gst::PadProbeData::Buffer(buffer)) => print(buffer),
+            Some(gst::PadProbeData::BufferList(list)) => list.iter().for_each(&print),
             _ => {}
         }
         gst::PadProbeReturn::Ok
     });
+}
+
+/// A viewer's pipeline, and its icdsrc.
+fn viewing(uri: &str, window: bool) -> Option<(gst::Pipeline, gst::Element)> {
+    if !window {
+        let pipeline = gst::parse::launch(&format!(
+            "icdsrc name=src max-upload-bitrate={UPLOAD} uri={uri} ! fakesink sync=true"
+        ));
+        let pipeline = pipeline.ok()?.downcast::<gst::Pipeline>().ok()?;
+        let src = pipeline.by_name("src")?;
+        return Some((pipeline, src));
+    }
+    // It copes with films without sound.
+    let player = gst::ElementFactory::make("playbin3")
+        .property("uri", format!("{uri}?max-upload-bitrate={UPLOAD}"))
+        .build();
+    let player = player.ok()?.downcast::<gst::Pipeline>().ok()?;
+    let (to, sources) = mpsc::sync_channel(1);
+    player.connect("source-setup", false, move |values| {
+        let _ = to.try_send(values[1].get::<gst::Element>().ok()?);
+        None
+    });
+    player.set_state(gst::State::Paused).ok()?;
+    let src = sources.recv_timeout(Duration::from_secs(10)).ok()?;
+    Some((player, src))
 }
 
 /// A viewer process: prints `b FINGERPRINT` for each buffer and `s …` for its figures.
@@ -117,25 +145,11 @@ fn viewer() -> ExitCode {
     if gst::init().is_err() {
         return ExitCode::FAILURE;
     }
-    let sink = match window.as_str() {
-        "window" => {
-            "decodebin name=d  d. ! queue ! videoconvert ! autovideosink  d. ! queue ! audioconvert ! audioresample ! autoaudiosink"
-        }
-        _ => "fakesink sync=true",
-    };
-    let Ok(element) = gst::parse::launch(&format!(
-        "icdsrc name=src max-upload-bitrate=12000000 uri={uri} ! {sink}"
-    )) else {
-        return ExitCode::FAILURE;
-    };
-    let Ok(pipeline) = element.downcast::<gst::Pipeline>() else {
-        return ExitCode::FAILURE;
-    };
-    let Some(src) = pipeline.by_name("src") else {
+    let Some((pipeline, src)) = viewing(uri, window == "window") else {
         return ExitCode::FAILURE;
     };
     if let Some(pad) = src.static_pad("src") {
-        watch(&pad, |print| {
+        watch(&pad, |print, _| {
             // Nobody listens: the demo was killed.
             if writeln!(std::io::stdout(), "b {print:x}").is_err() {
                 std::process::exit(1);
@@ -346,7 +360,7 @@ impl Totals {
 
 fn broadcaster(film: Option<&str>) -> Result<gst::Pipeline, String> {
     let encode = "x264enc tune=zerolatency speed-preset=ultrafast bitrate=2000 key-int-max=48";
-    let tail = "mpegtsmux name=mux ! identity name=in ! icdsink name=seed address=127.0.0.1 port=0";
+    let tail = "mpegtsmux alignment=7 name=mux ! identity name=in ! icdsink name=seed address=127.0.0.1 port=0";
     let description = match film {
         None => format!(
             "{tail}  videotestsrc is-live=true pattern=ball ! video/x-raw,width=640,height=360,framerate=24/1 ! clockoverlay ! timeoverlay valignment=bottom ! {encode} ! h264parse ! queue ! mux.  audiotestsrc is-live=true wave=ticks ! audio/x-raw,rate=48000,channels=2 ! avenc_aac ! aacparse ! queue ! mux."
@@ -450,7 +464,10 @@ fn run(options: &Options) -> Result<bool, String> {
         .by_name("in")
         .and_then(|e| e.static_pad("src"))
         .ok_or("no pad")?;
-    watch(&pad, move |print| {
+    let bytes = Arc::new(AtomicU64::new(0));
+    let count = bytes.clone();
+    watch(&pad, move |print, size| {
+        count.fetch_add(size as u64, Ordering::Relaxed);
         if let Ok(mut sent) = to.lock() {
             sent.push((print, Instant::now()));
         }
@@ -518,24 +535,28 @@ fn run(options: &Options) -> Result<bool, String> {
         totals.close(viewer, &sent);
         lags.push(viewer.log(|log| (log.figures.lag_p50, log.figures.lag_p99)));
     }
-    let frames_lost = totals.lost;
-    let offload = totals.from_peers as f64 / (totals.from_seed + totals.from_peers).max(1) as f64;
-    let copies = figure("udp-bytes-sent") as f64 / figure("bytes-in").max(1) as f64;
+    let verdict = Verdict {
+        frames_lost: totals.lost,
+        failed: totals.bad,
+        copies: figure("udp-bytes-sent") as f64 / bytes.load(Ordering::Relaxed).max(1) as f64,
+        offload: totals.from_peers as f64 / (totals.from_seed + totals.from_peers).max(1) as f64,
+    };
     lags.sort_unstable();
     let p50 = lags.get(lags.len() / 2).map_or(0, |l| l.0);
     let p99 = lags.iter().map(|l| l.1).max().unwrap_or(0);
-    let good = frames_lost == 0 && totals.bad == 0 && copies <= 2.5 && offload >= 0.6;
     println!(
-        "the seed sent {copies:.2} times the stream in {:.0} s",
+        "the seed sent {:.2} times the stream in {:.0} s",
+        verdict.copies,
         elapsed.as_secs_f64()
     );
     let _ = seed.set_state(gst::State::Null);
     println!(
-        "viewers={} killed={killed} frames_lost={frames_lost} offload={:.1}% lag_p50_ms={p50} lag_p99_ms={p99}",
+        "viewers={} killed={killed} frames_lost={} offload={:.1}% lag_p50_ms={p50} lag_p99_ms={p99}",
         viewers.len(),
-        offload * 100.0
+        verdict.frames_lost,
+        verdict.offload * 100.0
     );
-    Ok(good || !options.headless)
+    Ok(verdict.is_good() || !options.headless)
 }
 
 fn table(viewers: &[Viewer], start: Instant) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gst_icd_suite::init;
 use gst_icd_suite::lab::{self, Lab, Line};
-use gst_icd_suite::ordeal::{Place, SEED, ordeal};
+use gst_icd_suite::ordeal::{Place, SEED, TAKEN, ordeal};
 use gst_icd_suite::processes::GST_LAUNCH;
 
 /// What viewers may send, in copies of the stream.
@@ -51,9 +51,15 @@ fn kills_and_stops_are_not_seen_by_the_others_far_apart() {
     }
     init();
     let mut place = Apart::default();
-    ordeal("distance", &UPLOADS, &mut place);
+    let film = ordeal("distance", &UPLOADS, &mut place);
     let lab = place.0.expect("it was built");
     for host in 0..=UPLOADS.len() {
         println!("host {host}: {:?}", lab.sent(host));
+    }
+    // What its line carried, by the switch's count. Those that were killed and stopped did relay.
+    let copies = |host: usize| lab.sent(host).0 as f64 / film.bytes as f64;
+    assert!(copies(0) <= SEED, "the seed sent {} copies", copies(0));
+    for host in TAKEN.map(|viewer| viewer + 1) {
+        assert!(copies(host) > 0.2, "host {host} sent {}", copies(host));
     }
 }

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use gst::prelude::*;
+use gst_icd_suite::processes::Scratch;
 use gst_icd_suite::{init, launch};
 
 /// What `gst-inspect-1.0` says of an element, without what differs per build.
@@ -13,11 +14,15 @@ fn inspected(element: &str) -> String {
         .output()
         .expect("gst-inspect-1.0 runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let from = text.find("GObject").expect("the hierarchy");
+    let from = text.find("Factory Details").expect("the factory");
     let lines = text[from..].lines().map(str::trim_end);
     let name = format!("{element}0");
     // The base class counts its buffers here; and pads have addresses.
-    let kept = lines.filter(|line| !line.contains("0x") && !line.contains(&name));
+    let differs = |line: &&str| {
+        let versions = ["  Version", "  Source release date", "  Filename"];
+        line.contains("0x") || line.contains(&name) || versions.iter().any(|v| line.starts_with(v))
+    };
+    let kept = lines.filter(|line| !differs(line));
     kept.collect::<Vec<_>>().join("\n") + "\n"
 }
 
@@ -48,9 +53,8 @@ fn the_pipelines_of_the_readme_are_pipelines() {
         .filter_map(|line| line.strip_prefix("gst-launch-1.0 "))
         .collect();
     assert_eq!(lines.len(), 3);
-    let folder = std::env::temp_dir().join(format!("icd-readme-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let file = folder.join("stream.pem");
+    let folder = Scratch::new("readme");
+    let file = folder.path("stream.pem");
     let seed = launch(&format!(
         "{} name=seed address=127.0.0.1 port=0",
         lines[0].replace("stream.pem", &file.display().to_string())

@@ -2,7 +2,7 @@
 
 use gst::prelude::*;
 use gst_icd_suite::{
-    Record, assert_same, end_of, init, launch, stream_headers, until, viewers_uri,
+    Record, assert_same, caps_of, end_of, init, launch, stream_headers, until, viewers_uri,
 };
 
 /// Runs `source` through a grid of one viewer, which is there from the start.
@@ -28,6 +28,12 @@ fn through_a_grid(source: &str) {
     end_of(&seed);
     end_of(&viewer);
     let headers = stream_headers(&seed, "in", "src");
+    let caps = ["seed", "src"].map(|name| match name {
+        "seed" => caps_of(&seed, "seed", "sink"),
+        _ => caps_of(&viewer, "src", "src"),
+    });
+    // As they are, codec_data and streamheader included.
+    assert_eq!(caps[0], caps[1]);
     let _ = viewer.set_state(gst::State::Null);
     let _ = seed.set_state(gst::State::Null);
     let got = got.seen();
@@ -37,7 +43,15 @@ fn through_a_grid(source: &str) {
         first.iter().map(|b| &b.data).eq(&headers),
         "the headers of the caps come first"
     );
-    assert_same(&sent.seen(), rest);
+    let sent = sent.seen();
+    let from = assert_same(&sent, rest);
+    let header = |b: &gst_icd_suite::Seen| {
+        headers.contains(&b.data) || b.flags.contains(gst::BufferFlags::HEADER)
+    };
+    assert!(
+        sent[..from].iter().all(header),
+        "{from} were lost at the start"
+    );
 }
 
 const VIDEO: &str =

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gst_icd_suite::processes::{Launched, Scratch, memory};
-use gst_icd_suite::{Record, assert_same, end_of, init, launch, until, viewers_uri};
+use gst_icd_suite::{Record, assert_same, end_of, free_port, init, launch, until, viewers_uri};
+
+const SMALL: &str = "videotestsrc is-live=true ! video/x-raw,width=16,height=16,framerate=25/1";
 
 /// A thread that is scheduled late is no reason to fail ...
 const NULL_WITHIN: Duration = Duration::from_secs(3);
@@ -22,9 +24,9 @@ fn null_is_quick(pipeline: &gst::Pipeline) -> Duration {
 
 fn most_are_quick(mut times: Vec<Duration>) {
     times.sort_unstable();
-    let (half, most) = (times[times.len() / 2], times[times.len() - 1]);
-    println!("NULL took {half:?}, at most {most:?}");
-    assert!(half < MOST_WITHIN, "NULL took {half:?}");
+    let (most, worst) = (times[times.len() * 19 / 20], times[times.len() - 1]);
+    println!("NULL took {most:?} (p95), at most {worst:?}");
+    assert!(most < MOST_WITHIN, "NULL took {most:?}");
 }
 
 /// A UDP port where somebody listens and says nothing.
@@ -34,20 +36,57 @@ fn silent_port() -> (std::net::UdpSocket, u16) {
     (socket, port)
 }
 
+/// The promise for each element, in each state and situation. A machine that is busy elsewhere may
+/// break it, but not three times in a row.
 #[test]
-fn null_is_reached_from_every_state_without_a_seed() {
+fn null_is_reached_from_every_state_in_every_situation() {
     init();
-    let (_socket, port) = silent_port();
-    let mut times = Vec::new();
-    for state in [gst::State::Ready, gst::State::Paused, gst::State::Playing] {
-        for sink in ["fakesink", "decodebin ! fakesink"] {
-            let viewer = launch(&format!("icdsrc uri=icd://127.0.0.1:{port} ! {sink}"));
-            let _ = viewer.set_state(state);
-            std::thread::sleep(Duration::from_millis(100));
-            times.push(null_is_quick(&viewer));
+    let (_socket, silent) = silent_port();
+    let nobody = free_port();
+    let seed = launch(&format!(
+        "{SMALL} ! icdsink name=seed address=127.0.0.1 port=0"
+    ));
+    seed.set_state(gst::State::Playing).expect("PLAYING");
+    let there = viewers_uri(&seed);
+    let mut situations = vec![format!("{SMALL} ! icdsink address=127.0.0.1 port=0")];
+    for uri in [
+        format!("icd://127.0.0.1:{silent}"),
+        format!("icd://127.0.0.1:{nobody}"),
+        "icd://no.such.host.invalid".into(),
+        there,
+    ] {
+        situations.push(format!("icdsrc uri={uri} ! fakesink"));
+        situations.push(format!("icdsrc uri={uri} ! decodebin ! fakesink"));
+    }
+    for situation in situations {
+        for state in [gst::State::Ready, gst::State::Paused, gst::State::Playing] {
+            let once = || {
+                let pipeline = launch(&situation);
+                let _ = pipeline.set_state(state);
+                std::thread::sleep(Duration::from_millis(100));
+                null_is_quick(&pipeline)
+            };
+            let within = (0..3).map(|_| once()).find(|took| *took < MOST_WITHIN);
+            assert!(within.is_some(), "NULL from {state:?}: {situation}");
         }
     }
-    most_are_quick(times);
+    seed.set_state(gst::State::Null).expect("NULL");
+}
+
+/// A drain is cut short by a stop.
+#[test]
+fn null_is_reached_while_the_end_waits_for_a_frozen_viewer() {
+    init();
+    let once = || {
+        let (seed, frozen, _scratch) = broadcast_to_a_frozen_viewer(1_000_000);
+        assert!(seed.send_event(gst::event::Eos::new()));
+        std::thread::sleep(Duration::from_millis(200));
+        let took = null_is_quick(&seed);
+        drop(frozen);
+        took
+    };
+    let within = (0..3).map(|_| once()).find(|took| *took < MOST_WITHIN);
+    assert!(within.is_some(), "NULL during the drain");
 }
 
 #[test]
@@ -58,33 +97,38 @@ fn many_cycles_leave_nothing_behind() {
             .expect("proc")
             .count()
     };
+    let (_socket, silent) = silent_port();
+    let nobody = free_port();
     let times = std::cell::RefCell::new(Vec::new());
     let cycle = |n: u32| {
-        let pipeline = launch(
-            "videotestsrc is-live=true ! video/x-raw,width=16,height=16 ! icdsink address=127.0.0.1 port=0 name=seed",
-        );
+        let pipeline = launch(&format!(
+            "{SMALL} ! icdsink address=127.0.0.1 port=0 name=seed"
+        ));
         pipeline.set_state(gst::State::Playing).expect("PLAYING");
-        let viewer = launch(&format!("icdsrc uri={} ! fakesink", viewers_uri(&pipeline)));
+        let uri = match n % 4 {
+            0 => format!("icd://127.0.0.1:{silent}"),
+            1 => format!("icd://127.0.0.1:{nobody}"),
+            _ => viewers_uri(&pipeline),
+        };
+        let viewer = launch(&format!("icdsrc name=src uri={uri} ! fakesink"));
+        let got = Record::at(&viewer, "src", "src");
         viewer.set_state(gst::State::Playing).expect("PLAYING");
-        if n.is_multiple_of(10) {
-            let seed = pipeline.by_name("seed").expect("the seed");
-            until("the viewer is admitted", || {
-                seed.property::<u32>("num-viewers") == 1
-            });
+        if n.is_multiple_of(10) && n % 4 > 1 {
+            until("the stream comes", || !got.is_empty());
         }
         let took = [null_is_quick(&viewer), null_is_quick(&pipeline)];
         times.borrow_mut().extend(took);
     };
     let me = std::process::id();
     // The allocator's arenas are as large as they get.
-    (0..50).for_each(cycle);
+    (0..100).for_each(cycle);
     let (threads, files, before) = (count("task"), count("fd"), memory(me));
     (0..200).for_each(cycle);
     let after = memory(me);
     println!("{before} bytes, then {after}");
     most_are_quick(times.take());
-    // Forty kilobytes a cycle.
-    assert!(after < before + (8 << 20), "{before} bytes, then {after}");
+    // What leaks leaks in every cycle: ten kilobytes each.
+    assert!(after < before + (2 << 20), "{before} bytes, then {after}");
     until("no more threads and descriptors than before", || {
         count("task") <= threads + 2 && count("fd") <= files + 2
     });
@@ -101,10 +145,30 @@ fn the_end_comes_promptly_with_viewers_that_are_frozen_or_paused() {
     assert!(least < Some(END_WITHIN), "the end took {least:?}");
 }
 
-fn end_with_bad_viewers() -> Duration {
-    let seed = launch(
-        "videotestsrc num-buffers=75 is-live=true ! video/x-raw,width=16,height=16,framerate=25/1 ! icdsink name=seed address=127.0.0.1 port=0",
+/// The viewer is a process that was stopped in the middle.
+fn broadcast_to_a_frozen_viewer(buffers: u32) -> (gst::Pipeline, Launched, Scratch) {
+    let source = SMALL.replace("is-live", &format!("num-buffers={buffers} is-live"));
+    let seed = launch(&format!(
+        "{source} ! icdsink name=seed address=127.0.0.1 port=0"
+    ));
+    seed.set_state(gst::State::Playing).expect("PLAYING");
+    let scratch = Scratch::new("end");
+    let file = scratch.path("frozen.raw");
+    let frozen = Launched::run(
+        &format!(
+            "icdsrc uri={} latency=200 ! filesink buffer-mode=unbuffered location={}",
+            viewers_uri(&seed),
+            file.display()
+        ),
+        &file,
     );
+    until("it plays", || frozen.written() > 0);
+    frozen.signal("STOP");
+    (seed, frozen, scratch)
+}
+
+fn end_with_bad_viewers() -> Duration {
+    let (seed, _frozen, _scratch) = broadcast_to_a_frozen_viewer(75);
     let came = Arc::new(OnceLock::new());
     let seen = came.clone();
     let pad = seed.by_name("seed").and_then(|s| s.static_pad("sink"));
@@ -117,19 +181,7 @@ fn end_with_bad_viewers() -> Duration {
         }
         gst::PadProbeReturn::Ok
     });
-    seed.set_state(gst::State::Playing).expect("PLAYING");
     let uri = viewers_uri(&seed);
-    let scratch = Scratch::new("end");
-    let file = scratch.path("frozen.raw");
-    let frozen = Launched::run(
-        &format!(
-            "icdsrc uri={uri} latency=200 ! filesink buffer-mode=unbuffered location={}",
-            file.display()
-        ),
-        &file,
-    );
-    until("it plays", || frozen.written() > 0);
-    frozen.signal("STOP");
     let paused = launch(&format!("icdsrc uri={uri} ! fakesink sync=true"));
     paused.set_state(gst::State::Paused).expect("PAUSED");
     end_of(&seed);
@@ -182,6 +234,16 @@ fn both_elements_live_in_one_pipeline() {
             .expect("a field")
             > 0
     });
+    null_is_quick(&pipeline);
+    let port = free_port();
+    let pipeline = launch(&format!(
+        "videotestsrc num-buffers=75 is-live=true ! video/x-raw,width=16,height=16,framerate=25/1 ! icdsink name=seed address=127.0.0.1 port={port}  icdsrc name=src latency=300 uri=icd://127.0.0.1:{port} ! fakesink"
+    ));
+    let sent = Record::at(&pipeline, "seed", "sink");
+    let got = Record::at(&pipeline, "src", "src");
+    pipeline.set_state(gst::State::Playing).expect("PLAYING");
+    end_of(&pipeline);
+    assert_same(&sent.seen(), &got.seen());
     null_is_quick(&pipeline);
 }
 

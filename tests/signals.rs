@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
+use gst_icd_suite::processes::Scratch;
 use gst_icd_suite::{Record, complaint, init, launch, until, viewers_uri};
 
 const SOURCE: &str = "videotestsrc is-live=true ! video/x-raw,format=GRAY8,width=32,height=32";
@@ -99,9 +100,8 @@ fn an_application_that_does_not_answer_refuses_and_holds_up_nobody() {
 #[test]
 fn a_handler_may_stop_the_element_and_start_it_again() {
     init();
-    let folder = std::env::temp_dir().join(format!("icd-signals-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let key = folder.join("key.pem");
+    let folder = Scratch::new("signals");
+    let key = folder.path("key.pem");
     let (pipeline, sink) = broadcast(&format!("key-file={}", key.display()));
     let restarted = Arc::new(AtomicU32::new(0));
     let (count, weak) = (restarted.clone(), pipeline.downgrade());

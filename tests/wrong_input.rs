@@ -3,6 +3,7 @@
 use std::net::UdpSocket;
 
 use gst::prelude::*;
+use gst_icd_suite::processes::Scratch;
 use gst_icd_suite::{
     Record, assert_same, complaint, end_of, free_port, init, launch, until, viewers_uri,
 };
@@ -24,7 +25,8 @@ const SOURCE: &str = "videotestsrc ! video/x-raw,width=16,height=16";
 #[test]
 fn wrong_addresses_and_keys_of_a_viewer() {
     init();
-    let key = "a".repeat(52);
+    // Bytes that are no point of the curve.
+    let key = format!("ai{}", "a".repeat(50));
     for (uri, expected) in [
         (
             "icd://127.0.0.1:9".to_string(),
@@ -35,11 +37,52 @@ fn wrong_addresses_and_keys_of_a_viewer() {
             "icd://127.0.0.1:0".into(),
             "copy the URI that icdsink shows",
         ),
-        (format!("icd://{key}@127.0.0.1:9"), "127.0.0.1:9"),
+        (
+            format!("icd://{key}@127.0.0.1:9"),
+            "is not a valid Ed25519 public key",
+        ),
     ] {
         says(&format!("icdsrc uri={uri} ! fakesink"), expected);
     }
     says("icdsrc ! fakesink", "set uri=icd://KEY@host:port");
+    let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let port = taken.local_addr().expect("an address").port();
+    for (settings, expected) in [
+        (format!("bind-address=127.0.0.1 bind-port={port}"), "in use"),
+        ("bind-address=somewhere".into(), "no IP address"),
+        (
+            "bind-address=192.0.2.77".into(),
+            "not an address of this machine",
+        ),
+    ] {
+        says(
+            &format!("icdsrc uri=icd://127.0.0.1:9 {settings} ! fakesink"),
+            expected,
+        );
+    }
+}
+
+/// As a property, where nobody hears a warning yet.
+#[test]
+fn nonsense_uris_are_an_error_at_the_start() {
+    init();
+    for (uri, expected) in [
+        ("icd://", "names no host"),
+        ("icd://a:b", "\"b\" is no port"),
+        ("icd://x@a", "52 letters"),
+        ("icd://a?latency=soon", "a whole number from"),
+        ("icd://a?what=1", "no URI parameter \"what\""),
+        ("http://a", "icd://"),
+    ] {
+        says(&format!("icdsrc uri={uri} ! fakesink"), expected);
+    }
+    for (uri, expected) in [
+        ("icd://a", "no IP address"),
+        ("icd://[::]:0?latency=3", "no URI parameter \"latency\""),
+        ("icd://127.0.0.1,127.0.0.2", "listens at one address"),
+    ] {
+        says(&format!("{SOURCE} ! icdsink uri={uri}"), expected);
+    }
 }
 
 #[test]
@@ -74,11 +117,10 @@ fn nonsense_uris_are_refused_by_the_uri_handler() {
 #[test]
 fn wrong_settings_of_a_seed() {
     init();
-    let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let port = taken.local_addr().expect("an address").port();
-    let folder = std::env::temp_dir().join(format!("icd-wrong-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let open = folder.join("open.pem");
+    let folder = Scratch::new("wrong");
+    let open = folder.path("open.pem");
     std::fs::write(&open, "nonsense").expect("a file");
     let sink = |settings: &str| format!("{SOURCE} ! icdsink {settings}");
     says(&sink(&format!("address=127.0.0.1 port={port}")), "in use");
@@ -96,7 +138,7 @@ fn wrong_settings_of_a_seed() {
         "folder exists",
     );
     says(
-        &sink(&format!("port=0 key-file={}", folder.display())),
+        &sink(&format!("port=0 key-file={}", folder.0.display())),
         "name a file in it",
     );
     // Root reads every file, but not this one.

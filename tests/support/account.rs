@@ -26,6 +26,26 @@ pub struct Account {
     pub first: Option<usize>,
 }
 
+/// How a whole grid fared.
+#[derive(Debug, Clone, Copy)]
+pub struct Verdict {
+    /// Buffers that viewers lost.
+    pub frames_lost: usize,
+    /// Viewers that got nothing, or what was not sent, or failed.
+    pub failed: usize,
+    /// What the seed sent, as UDP, in copies of the stream.
+    pub copies: f64,
+    /// Share of the viewers' bytes that came from viewers.
+    pub offload: f64,
+}
+
+impl Verdict {
+    /// Nothing was lost, and the viewers carried most of it.
+    pub fn is_good(&self) -> bool {
+        self.frames_lost == 0 && self.failed == 0 && self.copies <= 2.5 && self.offload >= 0.6
+    }
+}
+
 /// So many in a row tell where a viewer began: single ones may be alike.
 const RUN: usize = 8;
 
@@ -114,6 +134,33 @@ mod tests {
         let got: Vec<u64> = [0, 1].into_iter().chain(20..90).collect();
         assert_eq!(of(&got, 90), (0, 0));
         assert_eq!(account(&sent(), &got, 90).first, Some(20));
+    }
+
+    #[test]
+    fn each_fault_alone_spoils_the_verdict() {
+        let good = Verdict {
+            frames_lost: 0,
+            failed: 0,
+            copies: 2.5,
+            offload: 0.6,
+        };
+        assert!(good.is_good());
+        let bad = [
+            Verdict {
+                frames_lost: 1,
+                ..good
+            },
+            Verdict { failed: 1, ..good },
+            Verdict {
+                copies: 2.51,
+                ..good
+            },
+            Verdict {
+                offload: 0.59,
+                ..good
+            },
+        ];
+        assert!(bad.iter().all(|verdict| !verdict.is_good()));
     }
 
     #[test]

@@ -38,16 +38,19 @@ pub fn outside(test: &str) -> bool {
     if !root {
         command.args(["--user", "--map-root-user"]);
     }
-    let status = command
+    let output = command
         .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--"])
         .args(["sh", "-c", "mount -t tmpfs none /run && exec \"$0\" \"$@\""])
         .arg(me)
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")
-        .status()
+        .output()
         .expect("unshare (util-linux) runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}{}", String::from_utf8_lossy(&output.stderr));
+    let status = output.status;
     assert!(
-        status.success(),
+        status.success() && said.contains("1 passed"),
         "in its namespaces the test failed, or they can't be made: {status:?} {:?}",
         status.signal()
     );

@@ -110,13 +110,18 @@ impl Seen {
     }
 }
 
-/// The buffers in the streamheader field of a pad's caps.
-pub fn stream_headers(pipeline: &gst::Pipeline, element: &str, pad: &str) -> Vec<Vec<u8>> {
+/// What a pad of an element has as caps.
+pub fn caps_of(pipeline: &gst::Pipeline, element: &str, pad: &str) -> gst::Caps {
     let pad = pipeline
         .by_name(element)
         .and_then(|e| e.static_pad(pad))
         .expect("the pad is there");
-    let caps = pad.current_caps().expect("caps");
+    pad.current_caps().expect("caps")
+}
+
+/// The buffers in the streamheader field of a pad's caps.
+pub fn stream_headers(pipeline: &gst::Pipeline, element: &str, pad: &str) -> Vec<Vec<u8>> {
+    let caps = caps_of(pipeline, element, pad);
     let structure = caps.structure(0).expect("a structure");
     let Ok(array) = structure.get::<gst::Array>("streamheader") else {
         return Vec::new();
@@ -198,8 +203,12 @@ pub fn end_of(pipeline: &gst::Pipeline) {
 }
 
 /// Compares what came out with what went in: from some buffer on the same buffers, with time
-/// stamps equal up to one constant.
-pub fn assert_same(sent: &[Seen], got: &[Seen]) {
+/// stamps equal up to one constant. The number of that buffer.
+///
+/// # Panics
+///
+/// At the first difference.
+pub fn assert_same(sent: &[Seen], got: &[Seen]) -> usize {
     let first = got[0].pts.or(got[0].dts);
     let from = sent
         .iter()
@@ -221,6 +230,7 @@ pub fn assert_same(sent: &[Seen], got: &[Seen]) {
         assert_eq!(s.duration, g.duration, "duration of buffer {n}");
         assert_eq!(s.offsets, g.offsets, "offsets of buffer {n}");
         assert_eq!(s.pts.is_some(), g.pts.is_some(), "PTS of buffer {n}");
+        assert_eq!(s.dts.is_some(), g.dts.is_some(), "DTS of buffer {n}");
         for found in [shift(g.pts, s.pts), shift(g.dts, s.dts)]
             .into_iter()
             .flatten()
@@ -229,4 +239,5 @@ pub fn assert_same(sent: &[Seen], got: &[Seen]) {
         }
     }
     assert_eq!(sent.len() - from, got.len(), "as many as were sent");
+    from
 }

@@ -7,6 +7,15 @@ use crate::processes::{Film, Launched, Scratch};
 
 /// Copies of the stream that the seed may send.
 pub const SEED: f64 = 2.5;
+/// Viewers that are killed (the first two) and stopped.
+pub const TAKEN: [usize; 4] = [2, 7, 3, 9];
+
+/// What was broadcast.
+#[derive(Debug, Clone, Copy)]
+pub struct Broadcast {
+    /// Bytes of the stream until the end.
+    pub bytes: u64,
+}
 
 /// Where the processes run.
 pub trait Place {
@@ -28,7 +37,7 @@ fn pause(seconds: f64) {
 /// # Panics
 ///
 /// When somebody loses something.
-pub fn ordeal(name: &str, uploads: &[f64], place: &mut dyn Place) {
+pub fn ordeal(name: &str, uploads: &[f64], place: &mut dyn Place) -> Broadcast {
     let scratch = Scratch::new(name);
     let film = Film::make(&scratch.0, 120);
     place.ready(film.rate);
@@ -76,16 +85,18 @@ pub fn ordeal(name: &str, uploads: &[f64], place: &mut dyn Place) {
         taken
     };
     fared(&seed, &viewers, "after the joins");
-    let killed = take(&mut viewers, [2, 7], "KILL");
+    let killed = take(&mut viewers, [TAKEN[0], TAKEN[1]], "KILL");
     pause(8.0);
     fared(&seed, &viewers, "after the kills");
     for (_, viewer) in &killed {
         assert!(viewer.account(&seed, margin).lost > 0, "losses are seen");
     }
-    let _stopped = take(&mut viewers, [3, 9], "STOP");
+    let _stopped = take(&mut viewers, [TAKEN[2], TAKEN[3]], "STOP");
     pause(8.0);
     fared(&seed, &viewers, "after the stops");
+    let bytes = seed.written();
     let copies = seed.end_and_rate() / film.rate as f64;
     println!("the seed sent {copies:.2} copies of the stream");
     assert!(copies <= SEED, "the seed sent {copies} copies");
+    Broadcast { bytes }
 }

@@ -160,13 +160,10 @@ impl Piece {
     }
 }
 
-/// The sequence number that a body claims, before it is verified; to drop a duplicate cheaply.
-pub fn claimed(body: &[u8]) -> Option<(Epoch, Seq)> {
-    let info = body
-        .get(SIGNATURE_BYTES..)?
-        .first_chunk::<INFO_BYTES>()
-        .map(PieceInfo::decode)?;
-    Some((info.epoch, info.seq))
+/// What a body claims, before it is verified; to drop a duplicate cheaply.
+pub fn claimed(body: &[u8]) -> Option<PieceInfo> {
+    let info = body.get(SIGNATURE_BYTES..)?;
+    info.first_chunk::<INFO_BYTES>().map(PieceInfo::decode)
 }
 
 /// Why a piece was sent to this neighbour.
@@ -254,7 +251,7 @@ mod tests {
         let back = Piece::verify(piece.body().clone(), &verifier).unwrap();
         assert_eq!(back.info(), piece.info());
         assert_eq!(&back.payload()[..], b"payload");
-        assert_eq!(claimed(piece.body()), Some((Epoch(5), Seq(77))));
+        assert_eq!(claimed(piece.body()), Some(*piece.info()));
     }
 
     #[test]

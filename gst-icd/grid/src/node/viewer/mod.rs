@@ -21,7 +21,7 @@ use crate::node::{
     Close, Event, Histogram, Input, MakeVerifier, Media, Stats, Status, Target, ViewerSettings,
 };
 use crate::parents::{Neighbour, Parents, Path, Step};
-use crate::piece::{Hop, Piece, Why, claimed};
+use crate::piece::{Hop, Piece, PieceInfo, Why, claimed};
 use crate::playout::{Next, Playout};
 use crate::record::{Beacon, Signed, StreamHeader, Ticket};
 use crate::rescue::{Missing, Rescue, Source};

@@ -37,7 +37,7 @@ impl Viewer {
             self.relay.nonsense(peer, now);
             return;
         };
-        if let Some((epoch, seq)) = claimed(&body) {
+        if let Some(PieceInfo { epoch, seq, .. }) = claimed(&body) {
             if epoch != self.relay.epoch {
                 if epoch > self.relay.epoch {
                     self.keep_early(peer, bytes, seed);
