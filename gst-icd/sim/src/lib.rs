@@ -1,9 +1,16 @@
 //! Drives real `icd_grid` nodes in virtual time: no sockets, no waiting, the same run for the
 //! same seed.
-//!
-//! This is the small form that the grid's own scenarios need; see `tests/`.
 #![forbid(unsafe_code)]
 
+pub mod measure;
+pub mod network;
+pub mod people;
+pub mod results;
+mod seal;
+pub mod settings;
+pub mod traffic;
 mod world;
 
-pub use world::{Link, Scenario, Viewer, World};
+pub use network::Link;
+pub use traffic::Stream;
+pub use world::{Counts, Newcomer, Scenario, Viewer, World};

@@ -1,27 +1,22 @@
 //! A seed, viewers, and the network between them.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
+use icd_grid::piece::{Hop, PREFIX_BYTES, claimed};
 use icd_grid::trust::{Ed25519Signer, Ed25519Verifier, Sign, Verify};
 use icd_grid::{
     Action, Bitrate, Entry, Epoch, Event, Input, Media, MediaState, Node, NodeId, PeerId,
     SeedSettings, Seq, Stats, StreamKey, Target, ViewerSettings,
 };
 
-/// What every pair of nodes has between it.
-#[derive(Debug, Clone, Copy)]
-pub struct Link {
-    /// Shortest one-way delay.
-    pub least: Duration,
-    /// Longest one-way delay; each pair has its own in between.
-    pub most: Duration,
-    /// Share of pieces that need a retransmission.
-    pub loss: f64,
-}
+use crate::measure::{Measure, Spread};
+use crate::network::{Line, Link, Nat, mishaps, wire};
+use crate::seal::{Seal, VERIFY};
+use crate::traffic::{Stream, Traffic};
 
 /// One run.
 #[derive(Debug, Clone)]
@@ -30,12 +25,53 @@ pub struct Scenario {
     pub seed: u64,
     /// Payload rate.
     pub rate: Bitrate,
+    /// What the broadcaster sends.
+    pub stream: Stream,
     /// Play-out delay.
     pub latency: Duration,
     /// The seed's uplink; none is unlimited.
     pub seed_upload: Option<Bitrate>,
     /// The network.
     pub link: Link,
+    /// Downlink of each viewer; none is unlimited.
+    pub downlink: Option<Bitrate>,
+    /// Ed25519, and not only its size and time.
+    pub real_signatures: bool,
+    /// What comes before is not measured.
+    pub from: Duration,
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            rate: Bitrate(2_500_000),
+            stream: Stream::default(),
+            latency: Duration::from_secs(2),
+            seed_upload: None,
+            link: Link {
+                least: Duration::from_millis(5),
+                most: Duration::from_millis(75),
+                loss: 0.0,
+            },
+            downlink: None,
+            real_signatures: false,
+            from: Duration::ZERO,
+        }
+    }
+}
+
+/// A viewer that comes.
+#[derive(Debug, Clone, Copy)]
+pub struct Newcomer {
+    /// What its line carries; none is unlimited.
+    pub line: Option<Bitrate>,
+    /// What it is told that it may send.
+    pub upload: Bitrate,
+    /// Whether it relays.
+    pub relay: bool,
+    /// How it is reached.
+    pub nat: Nat,
 }
 
 /// What became of a viewer.
@@ -53,21 +89,32 @@ pub struct Viewer {
     pub down: bool,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Far {
+    host: usize,
+    peer: PeerId,
+    delay: Duration,
+    /// Messages keep their order.
+    last: Instant,
+}
+
 #[derive(Debug)]
 struct Host {
     node: Node,
     id: NodeId,
+    line: Line,
     born: Instant,
+    died: Option<Instant>,
     alive: bool,
     frozen: bool,
     liar: bool,
-    links: BTreeMap<PeerId, (usize, PeerId)>,
+    links: BTreeMap<PeerId, Far>,
     next_incoming: u64,
     played: u64,
     discontinuities: u64,
     first: Option<Instant>,
     held: Vec<Input>,
-    busy_until: Instant,
+    wakes: Instant,
     ended: bool,
 }
 
@@ -103,6 +150,25 @@ impl Ord for Due {
     }
 }
 
+/// What was counted of all nodes together, since the start.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    /// Wire bytes of pieces, with headers and what was sent again.
+    pub piece_bytes: f64,
+    /// Wire bytes of messages.
+    pub message_bytes: f64,
+    /// Wire bytes of acknowledgements of pieces.
+    pub ack_bytes: f64,
+    /// Of pieces: their payloads.
+    pub payload_bytes: f64,
+    /// Pieces that arrived.
+    pub pieces: u64,
+    /// Viewers that were told that there is no room.
+    pub refused: u64,
+    /// From a death to what its child noticed of it.
+    pub detect: Spread,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct World {
@@ -110,31 +176,57 @@ pub struct World {
     origin: Instant,
     now: Instant,
     hosts: Vec<Host>,
+    known: HashMap<NodeId, usize>,
     queue: BinaryHeap<Reverse<Due>>,
     order: u64,
     rng: fastrand::Rng,
+    traffic: Traffic,
     frames: u64,
-    key: SigningKey,
+    over: bool,
+    key: StreamKey,
     faults: Vec<(usize, NodeId)>,
     /// What holds from the next frame on, if it changes.
     state: Option<MediaState>,
+    counts: Counts,
+    measure: Measure,
 }
 
-fn verifier(key: StreamKey) -> Option<Box<dyn Verify>> {
-    Ed25519Verifier::new(key)
-        .ok()
-        .map(|v| Box::new(v) as Box<dyn Verify>)
+fn real(key: StreamKey) -> Option<Box<dyn Verify>> {
+    let verifier = Ed25519Verifier::new(key).ok()?;
+    Some(Box::new(verifier))
 }
 
-const FRAME: Duration = Duration::from_millis(40);
-const GOP: u64 = 50;
+fn sealed(key: StreamKey) -> Option<Box<dyn Verify>> {
+    Some(Box::new(Seal(key)))
+}
+
+/// A process that ends at once or is cut off is noticed by its peers' transport after this.
+const IDLE: Duration = Duration::from_secs(10);
+/// A dial that nobody answers.
+const UNANSWERED: Duration = Duration::from_secs(1);
+/// The kernel's buffers of a stopped process hold so many packets.
+const HELD: usize = 200;
+const LEAST_STEP: Duration = Duration::from_micros(500);
 
 impl World {
     /// A seed that streams and nobody else.
     pub fn new(scenario: Scenario) -> Self {
         let origin = Instant::now();
-        let key = SigningKey::from_bytes(&[9; 32]);
-        let signer = Ed25519Signer::new(key.clone());
+        let mut rng = fastrand::Rng::with_seed(scenario.seed);
+        let signing = SigningKey::from_bytes(&[9; 32]);
+        let (signer, key): (Box<dyn Sign>, _) = if scenario.real_signatures {
+            let signer = Ed25519Signer::new(signing);
+            let key = signer.key();
+            (Box::new(signer), key)
+        } else {
+            let key = StreamKey([9; 32]);
+            (Box::new(Seal(key)), key)
+        };
+        let make = if scenario.real_signatures {
+            real
+        } else {
+            sealed
+        };
         let settings = SeedSettings {
             buffer: Duration::from_secs(10),
             buffer_bytes: 256 << 20,
@@ -142,39 +234,41 @@ impl World {
             max_viewers: None,
             epoch: Epoch(1),
         };
-        let id = NodeId(signer.key().0);
-        let verifier = Ed25519Verifier::new(signer.key()).expect("a made key is good");
-        let node = Node::seed(
-            settings,
-            Box::new(signer),
-            Box::new(verifier),
-            scenario.seed,
-            origin,
-        );
+        let id = NodeId(key.0);
+        let verifier = make(key).expect("a made key is good");
+        let node = Node::seed(settings, signer, verifier, scenario.seed, origin);
+        let line = Line::new(scenario.seed_upload, None, &mut rng, origin);
         let mut world = Self {
-            rng: fastrand::Rng::with_seed(scenario.seed),
+            rng,
+            traffic: Traffic::new(scenario.stream, scenario.rate),
+            measure: Measure::new(scenario.latency, scenario.from),
             scenario,
             origin,
             now: origin,
             hosts: Vec::new(),
+            known: HashMap::new(),
             queue: BinaryHeap::new(),
             order: 0,
             frames: 0,
+            over: false,
             key,
             faults: Vec::new(),
             state: None,
+            counts: Counts::default(),
         };
-        world.add_host(node, id);
+        world.add_host(node, id, line);
         world.change();
         world.at(origin, 0, What::Frame);
         world
     }
 
-    fn add_host(&mut self, node: Node, id: NodeId) -> usize {
+    fn add_host(&mut self, node: Node, id: NodeId, line: Line) -> usize {
         self.hosts.push(Host {
             node,
             id,
+            line,
             born: self.now,
+            died: None,
             alive: true,
             frozen: false,
             liar: false,
@@ -184,47 +278,94 @@ impl World {
             discontinuities: 0,
             first: None,
             held: Vec::new(),
-            busy_until: self.now,
+            wakes: self.now,
             ended: false,
         });
         let host = self.hosts.len() - 1;
+        self.known.insert(id, host);
         self.at(self.now, host, What::Tick);
         host
     }
 
-    /// A viewer joins.
+    /// A viewer joins whose line carries more than it is told to send.
     pub fn join(&mut self, upload: Bitrate, relay: bool) -> usize {
+        self.join_as(Newcomer {
+            line: None,
+            upload,
+            relay,
+            nat: Nat::Open,
+        })
+    }
+
+    /// A viewer joins.
+    pub fn join_as(&mut self, newcomer: Newcomer) -> usize {
         let n = self.hosts.len() as u64;
         let mut id = [0; 32];
         id[..8].copy_from_slice(&self.rng.u64(..).to_le_bytes());
         id[8..16].copy_from_slice(&n.to_le_bytes());
         let settings = ViewerSettings {
             latency: self.scenario.latency,
-            upload,
-            relay,
+            upload: newcomer.upload,
+            relay: newcomer.relay,
             max_peers: 24,
             port: 0,
-            stream: Some(StreamKey(self.key.verifying_key().to_bytes())),
+            stream: Some(self.key),
         };
         let random = self.rng.u64(..);
-        let node = Node::viewer(settings, NodeId(id), verifier, random, self.now);
-        self.add_host(node, NodeId(id))
+        let make = if self.scenario.real_signatures {
+            real
+        } else {
+            sealed
+        };
+        let node = Node::viewer(settings, NodeId(id), make, random, self.now);
+        let down = self.scenario.downlink;
+        let mut line = Line::new(newcomer.line, down, &mut self.rng, self.now);
+        line.nat = newcomer.nat;
+        self.measure.joined(self.now - self.origin);
+        self.add_host(node, NodeId(id), line)
     }
 
     /// A viewer vanishes and its machine answers no more.
     pub fn kill(&mut self, host: usize) {
         self.hosts[host].alive = false;
+        self.hosts[host].died = Some(self.now);
+        self.measure.gone(host - 1, self.now - self.origin);
+        let links = std::mem::take(&mut self.hosts[host].links);
+        for far in links.into_values() {
+            self.hang_up(far, self.now + IDLE);
+        }
+    }
+
+    fn hang_up(&mut self, far: Far, at: Instant) {
+        let why = "closed".into();
+        let gone = Input::Disconnected {
+            peer: far.peer,
+            why,
+        };
+        self.at(at, far.host, What::Deliver(gone));
     }
 
     /// A viewer stops, as by SIGSTOP, or goes on.
     pub fn freeze(&mut self, host: usize, frozen: bool) {
         self.hosts[host].frozen = frozen;
-        if !frozen {
-            for input in std::mem::take(&mut self.hosts[host].held) {
-                self.at(self.now, host, What::Deliver(input));
-            }
-            self.at(self.now, host, What::Tick);
+        if frozen {
+            self.hosts[host].died = Some(self.now);
+            self.measure.gone(host - 1, self.now - self.origin);
+            return;
         }
+        self.hosts[host].died = None;
+        for input in std::mem::take(&mut self.hosts[host].held) {
+            self.at(self.now, host, What::Deliver(input));
+        }
+        self.hosts[host].wakes = self.now;
+        self.at(self.now, host, What::Tick);
+    }
+
+    /// A viewer is told what it may send from now on.
+    pub fn cap(&mut self, host: usize, upload: Bitrate) {
+        let input = Input::Upload(Some(upload));
+        self.hosts[host].node.handle(input, self.now);
+        self.pump(host);
     }
 
     /// From now on a viewer changes every piece that it passes on.
@@ -244,18 +385,18 @@ impl World {
 
     /// The process ends; its kernel tells the others.
     pub fn leave(&mut self, host: usize) {
-        self.kill(host);
+        self.hosts[host].alive = false;
+        self.hosts[host].died = Some(self.now);
+        self.measure.gone(host - 1, self.now - self.origin);
         let links = std::mem::take(&mut self.hosts[host].links);
-        for (other, peer) in links.into_values() {
-            let why = "closed".into();
-            let at = self.now + self.delay(host, other);
-            self.at(at, other, What::Deliver(Input::Disconnected { peer, why }));
+        for far in links.into_values() {
+            self.hang_up(far, self.now + far.delay);
         }
     }
 
     /// The broadcaster ends the stream.
     pub fn end(&mut self) {
-        self.frames = u64::MAX;
+        self.over = true;
         self.hosts[0].node.handle(Input::End, self.now);
         self.pump(0);
     }
@@ -268,14 +409,6 @@ impl World {
             host,
             what,
         }));
-    }
-
-    fn delay(&self, a: usize, b: usize) -> Duration {
-        let (low, high) = (a.min(b) as u64, a.max(b) as u64);
-        let mut rng = fastrand::Rng::with_seed(self.scenario.seed ^ (low << 32 | high));
-        rng.f64();
-        let span = self.scenario.link.most - self.scenario.link.least;
-        self.scenario.link.least + span.mul_f64(rng.f64())
     }
 
     /// Lets virtual time pass.
@@ -292,6 +425,7 @@ impl World {
             self.step(due.host, due.what);
         }
         self.now = until;
+        self.measure.judge(self.now - self.origin);
     }
 
     fn step(&mut self, host: usize, what: What) {
@@ -300,52 +434,66 @@ impl World {
             return;
         }
         if self.hosts[host].frozen {
-            if let What::Deliver(input) = what {
-                // The kernel's buffers hold little.
-                if self.hosts[host].held.len() < 200 {
-                    self.hosts[host].held.push(input);
-                }
+            if let What::Deliver(input) = what
+                && self.hosts[host].held.len() < HELD
+            {
+                self.hosts[host].held.push(input);
             }
             return;
         }
         match what {
-            What::Deliver(input) => self.hosts[host].node.handle(input, now),
+            What::Deliver(input) => {
+                if let Input::Piece { bytes, .. } = &input {
+                    self.counts.pieces += 1;
+                    // Forged ones are no arrivals.
+                    let body = bytes.get(Hop::BYTES..).filter(|_| host > 0);
+                    if let Some(info) = body.and_then(claimed)
+                        && !self.forged(host, &input)
+                    {
+                        let at = now - self.origin;
+                        self.measure.arrived(host - 1, info.seq.0, at);
+                    }
+                }
+                self.hosts[host].node.handle(input, now);
+            }
             What::Tick => {}
             What::Frame => self.frame(),
         }
         self.hosts[host].node.tick(now);
         self.pump(host);
-        let at = self.hosts[host]
-            .node
-            .poll_timeout(now)
-            .max(now + Duration::from_micros(500));
-        if self.hosts[host].busy_until <= now || at < self.hosts[host].busy_until {
-            self.hosts[host].busy_until = at;
+        let wants = self.hosts[host].node.poll_timeout(now);
+        let at = wants.max(now + LEAST_STEP);
+        let wakes = self.hosts[host].wakes;
+        if wakes <= now || at < wakes {
+            self.hosts[host].wakes = at;
             self.at(at, host, What::Tick);
         }
     }
 
+    /// Whether a liar sent it.
+    fn forged(&self, host: usize, input: &Input) -> bool {
+        let Input::Piece { peer, .. } = input else {
+            return false;
+        };
+        let from = self.hosts[host].links.get(peer);
+        from.is_some_and(|far| self.hosts[far.host].liar)
+    }
+
     fn frame(&mut self) {
-        if self.frames == u64::MAX {
+        if self.over {
             return;
         }
-        // Key frames of eight times the mean.
-        let join = self.frames.is_multiple_of(GOP);
-        let mean = self.scenario.rate.bytes_per_second() * FRAME.as_secs_f64();
-        let delta = mean * GOP as f64 / (GOP as f64 + 7.0);
-        let size = if join { delta * 8.0 } else { delta };
-        let data = vec![self.frames as u8; size as usize].into();
+        let frame = self.traffic.frame();
         let at = self.now;
-        let state = self.state.take();
         let item = Input::Item {
-            data,
-            entry: if join { Entry::Join } else { Entry::None },
+            data: vec![self.frames as u8; frame.bytes].into(),
+            entry: if frame.join { Entry::Join } else { Entry::None },
             at,
-            state,
+            state: self.state.take(),
         };
         self.hosts[0].node.handle(item, at);
         self.frames += 1;
-        self.at(at + FRAME, 0, What::Frame);
+        self.at(at + self.traffic.interval(), 0, What::Frame);
     }
 
     fn pump(&mut self, host: usize) {
@@ -354,14 +502,18 @@ impl World {
             self.act(host, action);
         }
         while let Some(media) = self.hosts[host].node.poll_media(now) {
-            let host = &mut self.hosts[host];
+            let origin = self.origin;
+            let host_state = &mut self.hosts[host];
             match media {
                 Media::Payload { discont, .. } => {
-                    host.discontinuities += u64::from(discont && host.first.is_some());
-                    host.first.get_or_insert(now);
-                    host.played += 1;
+                    host_state.discontinuities += u64::from(discont && host_state.first.is_some());
+                    if host_state.first.is_none() {
+                        host_state.first = Some(now);
+                        self.measure.playing(host - 1, now - origin);
+                    }
+                    host_state.played += 1;
                 }
-                Media::End => host.ended = true,
+                Media::End => host_state.ended = true,
                 Media::Header { .. } => {}
             }
         }
@@ -375,84 +527,137 @@ impl World {
             Action::Dial(peer, target) => self.dial(host, peer, &target),
             // Here nobody sends unasked.
             Action::LetIn(_) => {}
-            Action::Send(peer, bytes) => {
-                let bytes = bytes.slice(4..);
-                self.deliver(host, peer, 0.0, |peer| Input::Message { peer, bytes });
-            }
+            Action::Send(peer, bytes) => self.send(host, peer, bytes.slice(4..)),
             Action::SendPiece {
                 peer,
                 seq,
                 hop,
                 body,
-                ..
-            } => self.send_piece(host, peer, seq, &hop, &body),
+                give_up,
+            } => self.send_piece(host, peer, seq, &hop, &body, give_up),
             Action::Close(peer, _) => {
-                let why = || "closed".to_string();
-                self.deliver(host, peer, 0.0, |peer| Input::Disconnected {
-                    peer,
-                    why: why(),
-                });
-                if let Some((other, theirs)) = self.hosts[host].links.remove(&peer) {
-                    self.hosts[other].links.remove(&theirs);
+                if let Some(far) = self.hosts[host].links.remove(&peer) {
+                    self.hosts[far.host].links.remove(&far.peer);
+                    self.hang_up(far, self.now + far.delay);
                 }
-                let gone = Input::Disconnected { peer, why: why() };
+                let why = "closed".into();
+                let gone = Input::Disconnected { peer, why };
                 self.at(self.now, host, What::Deliver(gone));
             }
-            Action::Event(Event::Fault { id, .. }) => self.faults.push((host, id)),
-            Action::Event(_) => {}
+            Action::Event(event) => self.happened(host, event),
+        }
+    }
+
+    fn happened(&mut self, host: usize, event: Event) {
+        match event {
+            Event::Fault { id, .. } => self.faults.push((host, id)),
+            Event::Refused(_) => self.counts.refused += 1,
+            Event::Failover {
+                from: Some(from),
+                gap,
+                ..
+            } => {
+                let died = self.known.get(&from).and_then(|h| self.hosts[*h].died);
+                let noticed = self.now - gap;
+                if let Some(took) = died.and_then(|died| noticed.checked_duration_since(died)) {
+                    self.counts.detect.add(took.as_millis() as u32);
+                }
+            }
+            _ => {}
         }
     }
 
     fn dial(&mut self, host: usize, peer: PeerId, target: &Target) {
         let other = match target {
             Target::Seed(_) => Some(0),
-            Target::Viewer { id, .. } => self.hosts.iter().position(|h| h.id == *id),
+            Target::Viewer { id, .. } => self.known.get(id).copied(),
         };
-        let rtt = other.map_or(Duration::ZERO, |other| self.delay(host, other) * 2);
-        let reached = other.filter(|o| self.hosts[*o].alive && !self.hosts[*o].frozen);
-        let Some(other) = reached else {
+        let reached = other
+            .filter(|o| self.hosts[*o].alive && !self.hosts[*o].frozen)
+            .and_then(|other| {
+                let nats = (self.hosts[host].line.nat, self.hosts[other].line.nat);
+                let trips = match other {
+                    0 => Some(1),
+                    _ => nats.0.round_trips(nats.1),
+                };
+                Some((other, trips?))
+            });
+        let Some((other, trips)) = reached else {
             let why = "nobody answers".into();
-            let at = self.now + Duration::from_secs(3);
-            self.at(at, host, What::Deliver(Input::Disconnected { peer, why }));
+            let gone = Input::Disconnected { peer, why };
+            self.at(self.now + UNANSWERED, host, What::Deliver(gone));
             return;
         };
+        let delay = self.hosts[host]
+            .line
+            .delay(&self.hosts[other].line, &self.scenario.link);
         self.hosts[other].next_incoming += 1;
         let theirs = PeerId(self.hosts[other].next_incoming);
-        self.hosts[host].links.insert(peer, (other, theirs));
-        self.hosts[other].links.insert(theirs, (host, peer));
-        let addr = |n: usize| ([10, 0, (n >> 8) as u8, n as u8], 1).into();
-        let (here, there) = (self.hosts[host].id, self.hosts[other].id);
-        let connected = Input::Connected {
+        let far = |host, peer| Far {
+            host,
             peer,
-            id: there,
-            addr: addr(other),
+            delay,
+            last: self.now,
         };
-        self.at(self.now + rtt, host, What::Deliver(connected));
-        let connected = Input::Connected {
-            peer: theirs,
-            id: here,
-            addr: addr(host),
+        let (there, here) = (far(other, theirs), far(host, peer));
+        self.hosts[host].links.insert(peer, there);
+        self.hosts[other].links.insert(theirs, here);
+        let connected = |peer, whose: &Host, n: usize| Input::Connected {
+            peer,
+            id: whose.id,
+            addr: ([10, (n >> 16) as u8, (n >> 8) as u8, n as u8], 1).into(),
         };
-        self.at(self.now + rtt, other, What::Deliver(connected));
+        let to_host = connected(peer, &self.hosts[other], other);
+        let to_other = connected(theirs, &self.hosts[host], host);
+        let at = self.now + delay * 2 * trips;
+        self.at(at, host, What::Deliver(to_host));
+        self.at(at, other, What::Deliver(to_other));
     }
 
-    fn deliver(
+    fn send(&mut self, host: usize, peer: PeerId, bytes: Bytes) {
+        let Some(far) = self.hosts[host].links.get(&peer).copied() else {
+            return;
+        };
+        let (size, packets) = wire(bytes.len() + 4);
+        let loss = self.scenario.link.loss;
+        let (late, again) = mishaps(packets, far.delay, loss, &mut self.rng);
+        let size = size * (1.0 + again / packets);
+        self.counts.message_bytes += size;
+        let left = self.hosts[host].line.upload(size, self.now);
+        let at = (left + far.delay + late).max(far.last + Duration::from_nanos(1));
+        if let Some(far) = self.hosts[host].links.get_mut(&peer) {
+            far.last = at;
+        }
+        let message = Input::Message {
+            peer: far.peer,
+            bytes,
+        };
+        self.at(at, far.host, What::Deliver(message));
+    }
+
+    fn send_piece(
         &mut self,
         host: usize,
         peer: PeerId,
-        late: f64,
-        input: impl FnOnce(PeerId) -> Input,
+        seq: Seq,
+        hop: &[u8],
+        body: &Bytes,
+        give_up: Duration,
     ) {
-        let Some((other, theirs)) = self.hosts[host].links.get(&peer).copied() else {
+        if host == 0
+            && let Some(info) = claimed(body)
+        {
+            self.measure.made(seq.0, Duration::from_nanos(info.time.0));
+        }
+        let Some(far) = self.hosts[host].links.get(&peer).copied() else {
+            let sent = Input::Sent {
+                peer,
+                seq,
+                delivered: false,
+            };
+            self.at(self.now, host, What::Deliver(sent));
             return;
         };
-        let at = self.now + self.delay(host, other).mul_f64(1.0 + late);
-        self.at(at, other, What::Deliver(input(theirs)));
-    }
-
-    fn send_piece(&mut self, host: usize, peer: PeerId, seq: Seq, hop: &[u8], body: &Bytes) {
-        let lost = self.rng.f64() < self.scenario.link.loss;
-        let late = if lost { 3.0 } else { 0.0 };
         let mut bytes = [hop, &body[..]].concat();
         if self.hosts[host].liar
             && let Some(last) = bytes.last_mut()
@@ -460,19 +665,35 @@ impl World {
             *last ^= 1;
         }
         let bytes = Bytes::from(bytes);
-        let Some((other, _)) = self.hosts[host].links.get(&peer).copied() else {
-            return;
+        let (size, packets) = wire(bytes.len());
+        let loss = self.scenario.link.loss;
+        let (late, again) = mishaps(packets, far.delay, loss, &mut self.rng);
+        let size = size * (1.0 + again / packets);
+        self.counts.piece_bytes += size;
+        self.counts.payload_bytes += (body.len() - PREFIX_BYTES) as f64;
+        let left = self.hosts[host].line.upload(size, self.now);
+        let there = &mut self.hosts[far.host];
+        let dead = !there.alive || there.frozen;
+        let at = left + far.delay + late;
+        let (whole, acks) = there.line.download(size, packets, at, self.now);
+        self.counts.ack_bytes += acks;
+        let arrives = whole + VERIFY;
+        let piece = Input::Piece {
+            peer: far.peer,
+            bytes,
         };
-        let dead = !self.hosts[other].alive || self.hosts[other].frozen;
-        self.deliver(host, peer, late, |peer| Input::Piece { peer, bytes });
-        let rtt = self.delay(host, other).mul_f64(2.0 + late);
-        let after = if dead { Duration::from_secs(2) } else { rtt };
+        self.at(arrives, far.host, What::Deliver(piece));
         let sent = Input::Sent {
             peer,
             seq,
             delivered: !dead,
         };
-        self.at(self.now + after, host, What::Deliver(sent));
+        let confirmed = if dead {
+            self.now + give_up
+        } else {
+            arrives + far.delay
+        };
+        self.at(confirmed, host, What::Deliver(sent));
     }
 
     /// The seed's figures.
@@ -493,14 +714,40 @@ impl World {
 
     /// Who dropped whom for what it sent: each as in the order of joining, the seed being zero.
     pub fn faults(&self) -> Vec<(usize, Option<usize>)> {
-        let number = |id: &NodeId| self.hosts.iter().position(|h| h.id == *id);
         let faults = self.faults.iter();
-        faults.map(|(host, id)| (*host, number(id))).collect()
+        faults
+            .map(|(host, id)| (*host, self.known.get(id).copied()))
+            .collect()
+    }
+
+    /// The viewer with this key, or the seed, as in the order of joining.
+    pub fn number(&self, id: &NodeId) -> Option<usize> {
+        self.known.get(id).copied()
+    }
+
+    /// Its key.
+    pub fn id(&self, host: usize) -> NodeId {
+        self.hosts[host].id
     }
 
     /// Viewers that were told of the end.
     pub fn ended(&self) -> usize {
         self.hosts[1..].iter().filter(|h| h.ended).count()
+    }
+
+    /// The lines, the seed's first.
+    pub fn lines(&self) -> impl Iterator<Item = &Line> {
+        self.hosts.iter().map(|h| &h.line)
+    }
+
+    /// What all did together.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// What became of the pieces.
+    pub fn measure(&self) -> &Measure {
+        &self.measure
     }
 
     /// Virtual time since the start.

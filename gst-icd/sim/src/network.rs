@@ -1,0 +1,210 @@
+//! The network between the nodes: places, uplinks as queues, downlinks, loss, who can reach whom.
+
+use std::time::{Duration, Instant};
+
+use icd_grid::Bitrate;
+
+/// Payload of a packet, and the headers around it: IP, UDP, QUIC, the tag, a stream frame.
+const PACKET: f64 = 1200.0;
+const PACKET_HEADERS: f64 = 60.0;
+/// An acknowledgement, one for every two packets.
+const ACK: f64 = 70.0;
+/// A lost packet is sent again after a round trip and this.
+const PROBE: Duration = Duration::from_millis(15);
+/// Delays vary by so much from one packet to the next.
+const JITTER: Duration = Duration::from_millis(4);
+
+/// What lies between two nodes.
+#[derive(Debug, Clone, Copy)]
+pub struct Link {
+    /// Shortest one-way delay.
+    pub least: Duration,
+    /// Longest one-way delay: each pair has its own in between, by the places of the two.
+    pub most: Duration,
+    /// Share of packets that are lost.
+    pub loss: f64,
+}
+
+/// How a node is reached from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Nat {
+    /// By everybody.
+    #[default]
+    Open,
+    /// After both sides sent a packet.
+    Cone,
+    /// As a cone, but not by another such: its address differs for each peer.
+    Symmetric,
+    /// Only it can connect, and only to the seed.
+    TcpOnly,
+}
+
+impl Nat {
+    /// Round trips until a connection stands; none if it never does.
+    pub fn round_trips(self, other: Self) -> Option<u32> {
+        match (self, other) {
+            (Self::TcpOnly, _) | (_, Self::TcpOnly) | (Self::Symmetric, Self::Symmetric) => None,
+            (_, Self::Open) => Some(1),
+            _ => Some(2),
+        }
+    }
+}
+
+/// The line of a node.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// Where it is, in a square of side one.
+    place: (f64, f64),
+    /// How it is reached.
+    pub nat: Nat,
+    up: Option<f64>,
+    down: Option<f64>,
+    up_free: Instant,
+    down_free: Instant,
+    /// Bytes that went out, headers included.
+    pub sent: f64,
+    window: (Instant, f64),
+    /// Seconds in which it carried more than it can; a fault of this model if there are any.
+    pub over_capacity: u64,
+}
+
+/// Bytes on the wire for so many of payload, and the packets that they take.
+pub fn wire(bytes: usize) -> (f64, f64) {
+    let packets = (bytes as f64 / PACKET).ceil().max(1.0);
+    (bytes as f64 + packets * PACKET_HEADERS, packets)
+}
+
+/// Wire bytes of a stream with pieces of so many bytes for each of its payload, acknowledgements
+/// at the other end included.
+pub fn overhead(payload: f64, body: f64) -> f64 {
+    let (bytes, packets) = wire(body as usize);
+    (bytes + packets / 2.0 * ACK) / payload
+}
+
+impl Line {
+    /// A line at some place. None: no limit.
+    pub fn new(
+        up: Option<Bitrate>,
+        down: Option<Bitrate>,
+        rng: &mut fastrand::Rng,
+        now: Instant,
+    ) -> Self {
+        Self {
+            place: (rng.f64(), rng.f64()),
+            nat: Nat::Open,
+            up: up.map(Bitrate::bytes_per_second),
+            down: down.map(Bitrate::bytes_per_second),
+            up_free: now,
+            down_free: now,
+            sent: 0.0,
+            window: (now, 0.0),
+            over_capacity: 0,
+        }
+    }
+
+    /// One-way delay to another.
+    pub fn delay(&self, other: &Self, link: &Link) -> Duration {
+        let (x, y) = (self.place.0 - other.place.0, self.place.1 - other.place.1);
+        let far = (x * x + y * y).sqrt() / std::f64::consts::SQRT_2;
+        link.least + (link.most - link.least).mul_f64(far)
+    }
+
+    /// Sends so many wire bytes: when the last has left.
+    pub fn upload(&mut self, bytes: f64, now: Instant) -> Instant {
+        self.sent += bytes;
+        let Some(rate) = self.up else { return now };
+        self.up_free =
+            self.up_free.max(now) + Duration::from_secs_f64((bytes / rate.max(1.0)).min(3600.0));
+        // An independent count of what leaves in each second.
+        let (since, left) = self.window;
+        if self.up_free.saturating_duration_since(since) >= Duration::from_secs(1) {
+            let span = self.up_free.saturating_duration_since(since).as_secs_f64();
+            if left > rate * span + 1.0 {
+                self.over_capacity += 1;
+            }
+            self.window = (self.up_free, 0.0);
+        } else {
+            self.window.1 += bytes;
+        }
+        self.up_free
+    }
+
+    /// Takes so many wire bytes that arrive then: when the last is here, and the bytes that go
+    /// out to acknowledge them. Those are charged at once, or what is sent meanwhile would wait
+    /// behind them.
+    pub fn download(
+        &mut self,
+        bytes: f64,
+        packets: f64,
+        then: Instant,
+        now: Instant,
+    ) -> (Instant, f64) {
+        let acks = (packets / 2.0).ceil() * ACK;
+        self.sent += acks;
+        if let Some(rate) = self.up {
+            self.up_free = self.up_free.max(now) + Duration::from_secs_f64(acks / rate.max(1.0));
+        }
+        let Some(rate) = self.down else {
+            return (then, acks);
+        };
+        self.down_free = self.down_free.max(then) + Duration::from_secs_f64(bytes / rate.max(1.0));
+        (self.down_free, acks)
+    }
+}
+
+/// How much later than by the distance something arrives, and the packets that went twice.
+pub fn mishaps(
+    packets: f64,
+    delay: Duration,
+    loss: f64,
+    rng: &mut fastrand::Rng,
+) -> (Duration, f64) {
+    let mut late = JITTER.mul_f64(rng.f64());
+    let mut again = 0.0;
+    let mut outstanding = packets;
+    while loss > 0.0 && outstanding > 0.0 {
+        let lost = (0..outstanding as usize)
+            .filter(|_| rng.f64() < loss)
+            .count() as f64;
+        if lost > 0.0 {
+            late += delay * 2 + PROBE;
+        }
+        again += lost;
+        outstanding = lost;
+    }
+    (late, again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_uplink_carries_what_it_can_and_no_more() {
+        let now = Instant::now();
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut line = Line::new(Some(Bitrate(800_000)), None, &mut rng, now);
+        let last = (0..30).map(|_| line.upload(10_000.0, now)).last();
+        assert_eq!(last, Some(now + Duration::from_secs(3)));
+        assert_eq!(line.over_capacity, 0);
+    }
+
+    #[test]
+    fn two_nats_that_map_each_peer_anew_never_meet() {
+        assert_eq!(Nat::Symmetric.round_trips(Nat::Symmetric), None);
+        assert_eq!(Nat::Symmetric.round_trips(Nat::Cone), Some(2));
+        assert_eq!(Nat::Cone.round_trips(Nat::Open), Some(1));
+    }
+
+    #[test]
+    fn lost_packets_cost_time_and_bytes() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let far = Duration::from_millis(50);
+        let all: Vec<_> = (0..1000)
+            .map(|_| mishaps(6.0, far, 0.01, &mut rng))
+            .collect();
+        let late = all.iter().filter(|(late, _)| *late > far * 2).count();
+        assert!((40..80).contains(&late), "{late} of 1000");
+        assert!(all.iter().map(|(_, again)| again).sum::<f64>() >= late as f64);
+    }
+}

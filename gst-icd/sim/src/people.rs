@@ -1,0 +1,246 @@
+//! Who comes and goes: arrivals, sessions, failures, all by one generator.
+
+use std::time::Duration;
+
+use icd_grid::Bitrate;
+
+use crate::network::{Link, Nat, overhead};
+use crate::settings::Settings;
+use crate::world::{Newcomer, Scenario, World};
+
+/// Frozen viewers come back after so long.
+const STALL: Duration = Duration::from_secs(3);
+/// Departures are looked for this often.
+const STEP: Duration = Duration::from_millis(100);
+/// Pieces are 20 ms and not less than this; see the cutter.
+const LEAST_PIECE: f64 = 1000.0;
+
+/// A run of people.
+#[derive(Debug)]
+pub struct People<'a> {
+    settings: &'a Settings,
+    world: World,
+    rng: fastrand::Rng,
+    /// What a copy of the stream takes on the wire, in bits per second.
+    copy: f64,
+    /// What the mix is multiplied with.
+    scale: f64,
+    /// Who is there, and when it goes.
+    there: Vec<(usize, Duration)>,
+    stalled: Vec<(usize, Duration)>,
+    /// Who came after the first.
+    pub late: Vec<usize>,
+    /// Who forges.
+    pub liars: Vec<usize>,
+    seed_bytes: Vec<f64>,
+    /// When the measured time begins.
+    pub from: Duration,
+}
+
+impl<'a> People<'a> {
+    /// Nobody is there yet.
+    pub fn new(settings: &'a Settings) -> Self {
+        let rate = settings.rate as f64;
+        let body = (rate / 8.0 * 0.02).max(LEAST_PIECE);
+        let copy = rate * overhead(body, body + 110.0);
+        let from =
+            Duration::from_secs_f64(settings.arrive_s) + Duration::from_secs(settings.settle_s);
+        let bits = |copies: f64| (copies > 0.0).then_some(Bitrate((copies * copy) as u64));
+        let half = |ms: f64| Duration::from_secs_f64(ms / 2000.0);
+        let scenario = Scenario {
+            seed: settings.seed,
+            rate: Bitrate(settings.rate),
+            stream: settings.stream,
+            latency: Duration::from_millis(settings.delay_ms),
+            seed_upload: bits(settings.seed_upload),
+            link: Link {
+                least: half(settings.rtt_ms.0),
+                most: half(settings.rtt_ms.1),
+                loss: settings.loss,
+            },
+            downlink: bits(settings.downlink),
+            real_signatures: settings.real_signatures,
+            from,
+        };
+        // Load: what all take against what all can send.
+        let scale = settings.load.map_or(1.0, |load| {
+            let viewers = settings.n as f64 / load - settings.seed_upload;
+            let relaying = 1.0 - settings.freeride;
+            let mean = settings.mean_upload() * settings.n as f64 * relaying;
+            (viewers / mean.max(1e-9)).max(0.0)
+        });
+        Self {
+            settings,
+            world: World::new(scenario),
+            rng: fastrand::Rng::with_seed(settings.seed ^ 0x5eed),
+            copy,
+            scale,
+            there: Vec::new(),
+            stalled: Vec::new(),
+            late: Vec::new(),
+            liars: Vec::new(),
+            seed_bytes: Vec::new(),
+            from,
+        }
+    }
+
+    /// The world as it is now.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// What a copy of the stream takes on the wire, in bits per second.
+    pub fn copy(&self) -> f64 {
+        self.copy
+    }
+
+    /// What the seed had sent at each second.
+    pub fn seed_bytes(&self) -> &[f64] {
+        &self.seed_bytes
+    }
+
+    /// What all uplinks that relay carry together, in bits per second.
+    pub fn capacity(&self) -> f64 {
+        let s = self.settings;
+        let viewers = s.mean_upload() * self.scale * s.n as f64 * (1.0 - s.freeride);
+        (viewers + s.seed_upload) * self.copy
+    }
+
+    fn draw<T: Copy>(&mut self, shares: &[(T, f64)]) -> Option<T> {
+        let mut at = self.rng.f64();
+        for (value, share) in shares {
+            at -= share;
+            if at < 0.0 {
+                return Some(*value);
+            }
+        }
+        shares.last().map(|(value, _)| *value)
+    }
+
+    fn come(&mut self) -> usize {
+        let copies = self.draw(&self.settings.mix.0.clone()).unwrap_or(0.0) * self.scale;
+        let kinds = [
+            (Nat::Open, self.settings.nat.of("open")),
+            (Nat::Cone, self.settings.nat.of("cone")),
+            (Nat::Symmetric, self.settings.nat.of("symmetric")),
+            (Nat::TcpOnly, self.settings.nat.of("tcp-only")),
+        ];
+        let nat = self.draw(&kinds).unwrap_or_default();
+        let rides = self.rng.f64() < self.settings.freeride;
+        let upload = Bitrate((copies * self.copy) as u64);
+        // Acknowledgements and messages of those without an uplink go out all the same.
+        let line = Bitrate(upload.0.max((self.copy * 0.1) as u64));
+        let host = self.world.join_as(Newcomer {
+            line: Some(line),
+            upload,
+            relay: copies > 0.0 && !rides && nat != Nat::TcpOnly,
+            nat,
+        });
+        if self.rng.f64() < self.settings.liars.of("forge") {
+            self.world.lie(host);
+            self.liars.push(host);
+        }
+        let stay = match self.settings.session_s {
+            mean if mean > 0.0 => Duration::from_secs_f64(-self.rng.f64().max(1e-12).ln() * mean),
+            _ => Duration::MAX,
+        };
+        self.there
+            .push((host, self.world.elapsed().saturating_add(stay)));
+        host
+    }
+
+    fn go(&mut self, host: usize) {
+        if self.rng.f64() < self.settings.silent {
+            self.world.kill(host);
+        } else {
+            self.world.leave(host);
+        }
+    }
+
+    /// Takes a share of those that are there, at once.
+    fn take(&mut self, share: f64) -> Vec<usize> {
+        let count = (self.there.len() as f64 * share).round() as usize;
+        self.rng.shuffle(&mut self.there);
+        let rest = self.there.len() - count;
+        self.there
+            .split_off(rest)
+            .into_iter()
+            .map(|(host, _)| host)
+            .collect()
+    }
+
+    fn disaster(&mut self) {
+        for host in self.take(self.settings.fail) {
+            self.world.kill(host);
+        }
+        for host in self.take(self.settings.leave_at_once) {
+            self.world.leave(host);
+        }
+        for host in self.take(self.settings.freeze) {
+            self.world.freeze(host, true);
+        }
+        let until = self.world.elapsed() + STALL;
+        for host in self.take(self.settings.stall) {
+            self.world.freeze(host, true);
+            self.stalled.push((host, until));
+        }
+    }
+
+    /// Runs until the end. `each` is called every second of the run.
+    pub fn run(&mut self, mut each: impl FnMut(Duration)) {
+        let s = self.settings;
+        let end = self.from + Duration::from_secs(s.duration_s);
+        let fails = self.from + Duration::from_secs(s.fail_at_s);
+        let joins = self.from + Duration::from_secs(s.join_at_s);
+        let mut struck = false;
+        let mut first = 0;
+        let mut joined = 0;
+        // The stream runs before anybody comes.
+        let begin = Duration::from_secs(2).min(self.from / 2);
+        while self.world.elapsed() < end {
+            let now = self.world.elapsed();
+            let wanted = |since: Duration, over: f64, count: usize| {
+                let share = now.saturating_sub(since).as_secs_f64() / over.max(0.001);
+                (share * count as f64).min(count as f64) as usize
+            };
+            if now >= begin {
+                while first < wanted(begin, s.arrive_s - begin.as_secs_f64(), s.n) {
+                    self.come();
+                    first += 1;
+                }
+            }
+            while now >= joins && joined < wanted(joins, s.join_over_s, s.join) {
+                let host = self.come();
+                self.late.push(host);
+                joined += 1;
+            }
+            let gone: Vec<_> = self
+                .there
+                .extract_if(.., |(_, until)| *until <= now)
+                .collect();
+            for (host, _) in gone {
+                self.go(host);
+                // Another takes its place.
+                let host = self.come();
+                self.late.push(host);
+            }
+            let back: Vec<_> = self
+                .stalled
+                .extract_if(.., |(_, until)| *until <= now)
+                .collect();
+            for (host, _) in back {
+                self.world.freeze(host, false);
+            }
+            if now >= fails && !std::mem::replace(&mut struck, now >= fails) {
+                self.disaster();
+            }
+            let second = now.as_secs();
+            self.world.run(STEP);
+            if self.world.elapsed().as_secs() > second {
+                let sent = self.world.lines().next().map_or(0.0, |line| line.sent);
+                self.seed_bytes.push(sent);
+                each(self.world.elapsed());
+            }
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The figures of a run.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::measure::{Measure, Tally};
+use crate::people::People;
+use crate::settings::Settings;
+
+/// Quantiles of the lag, in milliseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Lag {
+    /// Half of the pieces came sooner.
+    pub p50: u32,
+    /// 99 %.
+    pub p99: u32,
+    /// 99.9 %.
+    pub p999: u32,
+    /// The last.
+    pub max: u32,
+}
+
+/// Two quantiles, in milliseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Times {
+    /// Half of them.
+    pub p50: u32,
+    /// 99 %.
+    pub p99: u32,
+}
+
+/// How many nodes a stripe passes until it is at a viewer.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Depth {
+    /// In the mean.
+    pub mean: f64,
+    /// At most.
+    pub max: u32,
+}
+
+/// One second of the measured time.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Second {
+    /// Share of the pieces due in it that were there.
+    pub on_time: f64,
+    /// What the seed sent in it, in copies of the stream.
+    pub seed_x: f64,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Clone, Serialize)]
+pub struct Results {
+    /// Share of the pieces due at all viewers that were there when they were due.
+    pub on_time: f64,
+    /// Share of the viewers with 99.9 % of theirs on time.
+    pub viewers_at_999: f64,
+    /// The worst second's share of pieces on time.
+    pub worst_second: f64,
+    /// From a piece's making to its verified arrival.
+    pub lag_ms: Lag,
+    /// What the seed sent, in copies of the stream, headers included in both.
+    pub seed_x: f64,
+    /// Share of the viewers' bytes that viewers sent.
+    pub offload: f64,
+    /// From a viewer's first packet to its first payload.
+    pub start_ms: Times,
+    /// Share of the pieces that came twice.
+    pub duplicate: f64,
+    /// Share of the wire bytes that are messages, with their packets.
+    pub control: f64,
+    /// Share of the pieces that were pulled.
+    pub pulled: f64,
+    /// From a death to its noticing.
+    pub detect_ms: Times,
+    /// Refusals.
+    pub refused: u64,
+    /// Viewers that came in.
+    pub admitted: usize,
+    /// As `on_time`, of the viewers that were there from the beginning.
+    pub on_time_old: f64,
+    /// As `on_time`, of those that came later.
+    pub on_time_new: f64,
+    /// As `on_time`, of those that do not misbehave.
+    pub on_time_honest: f64,
+    /// Each second.
+    pub per_second: Vec<Second>,
+    /// From the disaster to the first of five seconds with 99.9 % on time; none if never.
+    pub recovered_s: Option<u64>,
+    /// Viewers with a second in which a tenth and more of their pieces was late.
+    pub stalled_viewers: usize,
+    /// Seconds in which a line carried more than it can: a fault of the simulator.
+    pub over_capacity: u64,
+    /// What the payloads alone take of all uplinks.
+    pub payload_load: f64,
+    /// Wire bytes of pieces and messages for each byte of payload.
+    pub wire_overhead: f64,
+    /// Of the trees at the end.
+    pub depth: Depth,
+    /// Resident memory of the simulator at the end.
+    pub rss_bytes: u64,
+    /// What the run took.
+    pub wall_s: f64,
+    /// Measured from this second of the run ...
+    pub from_s: f64,
+    /// ... to this one.
+    pub to_s: f64,
+}
+
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|l| l.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+fn sum(measure: &Measure, which: impl Fn(usize) -> bool) -> f64 {
+    let mut all = Tally::default();
+    for (n, track) in measure.tracks().iter().enumerate() {
+        if which(n + 1) {
+            all.due += track.tally.due;
+            all.good += track.tally.good;
+        }
+    }
+    all.share()
+}
+
+fn depth(people: &People<'_>) -> Depth {
+    let world = people.world();
+    let viewers: Vec<_> = world.viewers().collect();
+    let stripes = viewers.iter().map(|v| v.stats.stripes).max().unwrap_or(0);
+    let (mut total, mut count, mut max) = (0.0, 0_u64, 0);
+    for stripe in 0..stripes {
+        // Parents by number, the seed being zero.
+        let parents: Vec<Option<usize>> = viewers
+            .iter()
+            .map(|v| {
+                let feeds = |p: &&icd_grid::node::PeerStats| p.stripes_from.contains(&stripe);
+                let parent = v.stats.peers.iter().find(feeds)?;
+                world.number(&parent.id)
+            })
+            .collect();
+        for (n, viewer) in viewers.iter().enumerate() {
+            if viewer.down {
+                continue;
+            }
+            let (mut at, mut depth) = (n + 1, 0);
+            while at != 0 && depth < 64 {
+                let Some(parent) = parents[at - 1] else { break };
+                at = parent;
+                depth += 1;
+            }
+            if at == 0 {
+                total += f64::from(depth);
+                count += 1;
+                max = max.max(depth);
+            }
+        }
+    }
+    Depth {
+        mean: total / count.max(1) as f64,
+        max,
+    }
+}
+
+impl Results {
+    /// Of a run that is over.
+    pub fn of(settings: &Settings, people: &People<'_>, wall: Duration) -> Self {
+        let world = people.world();
+        let measure = world.measure();
+        let counts = world.counts();
+        let copy = people.copy() / 8.0;
+        let from = people.from.as_secs() as usize;
+        let to = world.elapsed().as_secs() as usize;
+        let sent = people.seed_bytes();
+        let at = |second: usize| match second {
+            0 => 0.0,
+            n => sent.get(n - 1).copied().unwrap_or(0.0),
+        };
+        let per_second: Vec<_> = (from..to)
+            .map(|second| Second {
+                on_time: measure.seconds.get(second).map_or(1.0, Tally::share),
+                seed_x: (at(second + 1) - at(second)) / copy,
+            })
+            .collect();
+        let viewers: Vec<_> = world.viewers().collect();
+        let mut starts: Vec<u32> = viewers
+            .iter()
+            .filter_map(|v| Some(v.start?.as_millis() as u32))
+            .collect();
+        starts.sort_unstable();
+        let start = |share: f64| match starts.len() {
+            0 => 0,
+            n => starts[((n as f64 * share) as usize).min(n - 1)],
+        };
+        let total = |f: fn(&icd_grid::Stats) -> u64| {
+            viewers.iter().map(|v| f(&v.stats)).sum::<u64>() as f64
+        };
+        let (by_seed, by_peers) = (total(|s| s.bytes_from_seed), total(|s| s.bytes_from_peers));
+        let pieces = counts.pieces.max(1) as f64;
+        let tracks = measure.tracks();
+        let seen: Vec<_> = tracks.iter().filter(|t| t.tally.due > 0).collect();
+        let at_999 = seen.iter().filter(|t| t.tally.share() >= 0.999).count();
+        let struck = settings.fail_at_s as usize;
+        let after = per_second.get(struck..).unwrap_or_default();
+        let recovered = after
+            .windows(5)
+            .position(|five| five.iter().all(|s| s.on_time >= 0.999));
+        let late = |host: usize| people.late.binary_search(&host).is_ok();
+        let liar = |host: usize| people.liars.contains(&host);
+        let payload = counts.payload_bytes.max(1.0);
+        let lag = |share| measure.lag.quantile(share);
+        Self {
+            on_time: sum(measure, |_| true),
+            viewers_at_999: at_999 as f64 / seen.len().max(1) as f64,
+            worst_second: per_second.iter().map(|s| s.on_time).fold(1.0, f64::min),
+            lag_ms: Lag {
+                p50: lag(0.5),
+                p99: lag(0.99),
+                p999: lag(0.999),
+                max: measure.lag.most(),
+            },
+            seed_x: (at(to) - at(from)) / copy / (to - from).max(1) as f64,
+            offload: by_peers / (by_seed + by_peers).max(1.0),
+            start_ms: Times {
+                p50: start(0.5),
+                p99: start(0.99),
+            },
+            duplicate: total(|s| s.duplicates) / pieces,
+            control: counts.message_bytes / (counts.message_bytes + counts.piece_bytes).max(1.0),
+            pulled: total(|s| s.rescued) / pieces,
+            detect_ms: Times {
+                p50: counts.detect.quantile(0.5),
+                p99: counts.detect.quantile(0.99),
+            },
+            refused: counts.refused,
+            admitted: starts.len(),
+            on_time_old: sum(measure, |host| !late(host)),
+            on_time_new: sum(measure, late),
+            on_time_honest: sum(measure, |host| !liar(host)),
+            recovered_s: recovered.map(|s| s as u64),
+            per_second,
+            stalled_viewers: tracks.iter().filter(|t| t.stalls > 0).count(),
+            over_capacity: world.lines().map(|line| line.over_capacity).sum(),
+            payload_load: settings.n as f64 * settings.rate as f64 / people.capacity().max(1.0),
+            wire_overhead: (counts.piece_bytes + counts.message_bytes + counts.ack_bytes) / payload,
+            depth: depth(people),
+            rss_bytes: resident(),
+            wall_s: wall.as_secs_f64(),
+            from_s: people.from.as_secs_f64(),
+            to_s: world.elapsed().as_secs_f64(),
+        }
+    }
+}
