@@ -214,6 +214,14 @@ impl Window {
         self.joins.last().copied()
     }
 
+    /// The longest time from one join point to the next, among those here.
+    pub fn longest_group(&self) -> Duration {
+        let time = |seq: &Seq| self.get(*seq).map(|piece| piece.info().time);
+        let times: Vec<_> = self.joins.iter().filter_map(time).collect();
+        let spans = times.windows(2).map(|pair| pair[1].since(pair[0]));
+        spans.max().unwrap_or_default()
+    }
+
     /// The first join point at or after `from`.
     pub fn join_after(&self, from: Seq) -> Option<Seq> {
         self.joins.range(from..).next().copied()
@@ -309,6 +317,7 @@ pub(crate) mod tests {
             Some(Seq(0))
         );
         assert_eq!(w.newest_join(), Some(Seq(200)));
+        assert_eq!(w.longest_group(), Duration::from_secs(1));
     }
 
     #[test]

@@ -396,7 +396,7 @@ impl Seed {
             self.relay.nonsense(peer, now);
             return;
         }
-        let most = self.settings.buffer;
+        let most = self.longest_latency();
         let refusal = if hello.version != VERSION {
             Some(Refusal::Version)
         } else if hello.stream.is_some_and(|key| key != self.signer.key()) {
@@ -421,6 +421,13 @@ impl Seed {
         let (id, addr) = (state.id, state.addr);
         self.asking.push((peer, hello, now + VERDICT));
         self.relay.tell(Event::AskAdmission { peer, id, addr });
+    }
+
+    /// A viewer's play-out delay and a group of pictures before it are kept. Where groups are
+    /// longer than half of the buffer, viewers begin with what there is, a little later.
+    fn longest_latency(&self) -> Duration {
+        let buffer = self.settings.buffer;
+        buffer - self.relay.window.longest_group().min(buffer / 2)
     }
 
     fn refuse(&mut self, peer: PeerId, refusal: Refusal) {
