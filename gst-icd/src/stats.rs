@@ -1,10 +1,6 @@
 //! Typed figures to `GstStructure`, at the edge.
 
-use gst::glib;
-use gst::prelude::*;
 use icd_net::Snapshot;
-
-use crate::icdsrc::IcdSrcStatus;
 
 fn ms(time: std::time::Duration) -> u64 {
     time.as_millis() as u64
@@ -62,10 +58,8 @@ pub(crate) fn sink(base: &gst::StructureRef, snapshot: &Snapshot, dropped: u64) 
 }
 
 /// `application/x-icd-src-stats`.
-pub(crate) fn src(snapshot: &Snapshot, status: IcdSrcStatus, stream_name: &str) -> gst::Structure {
+pub(crate) fn src(snapshot: &Snapshot, status: &str, stream_name: &str) -> gst::Structure {
     let s = &snapshot.stats;
-    let status = status.to_value();
-    let status = glib::EnumValue::from_value(&status).map_or("", |(_, value)| value.nick());
     gst::Structure::builder("application/x-icd-src-stats")
         .field("status", status)
         .field("stream-name", stream_name)

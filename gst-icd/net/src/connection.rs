@@ -12,8 +12,8 @@ use icd_grid::{Input, NodeId, PeerId, Seq};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::handle::MAX_STREAMS;
-
+/// Piece streams that a peer may have open, once it was let in: a start is many at once.
+pub(crate) const MAX_STREAMS: u32 = 1024;
 /// Control messages that wait for a connection, and their bytes; one that takes none for so long
 /// is closed. A header of caps and tags may have 192 KiB.
 const MAX_WAITING: usize = 512;

@@ -11,6 +11,7 @@ use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::congestion::StripeCongestion;
+use crate::connection::MAX_STREAMS;
 use crate::driver::{Asks, Driver, Snapshot, now};
 use crate::identity::Identity;
 use crate::key::{Key, KeyError};
@@ -25,8 +26,6 @@ const MAX_INPUT_BYTES: usize = 64 * 1024 * 1024;
 const MAX_MEDIA: usize = 64;
 /// Events for the application. When it is full, events are lost.
 const MAX_EVENTS: usize = 256;
-/// Piece streams that a peer may have open, once it was let in: a start is many at once.
-pub(crate) const MAX_STREAMS: u32 = 1024;
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 const STREAM_WINDOW: u32 = 512 * 1024;
 const SEND_WINDOW: u64 = 4 * 1024 * 1024;

@@ -452,7 +452,7 @@ impl ObjectImpl for IcdSrc {
             "status" => self.status_now().to_value(),
             "stats" => {
                 let name = lock(&self.unpacker).stream_name().to_string();
-                crate::stats::src(&self.snapshot(), self.status_now(), &name).to_value()
+                crate::stats::src(&self.snapshot(), &self.status_now().nick(), &name).to_value()
             }
             name => {
                 let s = lock(&self.settings);

@@ -36,6 +36,15 @@ pub enum IcdSrcStatus {
     Refused,
 }
 
+impl IcdSrcStatus {
+    /// Its short name.
+    fn nick(self) -> String {
+        let value = self.to_value();
+        let value = glib::EnumValue::from_value(&value);
+        value.map_or(String::new(), |(_, value)| value.nick().into())
+    }
+}
+
 impl From<icd_grid::Status> for IcdSrcStatus {
     fn from(status: icd_grid::Status) -> Self {
         match status {

@@ -1,0 +1,128 @@
+//! Viewers that come: hello, admission, tickets.
+
+use super::*;
+
+impl Seed {
+    pub(super) fn renew_tickets(&mut self, now: Instant) {
+        self.renewed = now;
+        let members: Vec<_> = self.seat.members().map(|(p, m)| (p, m.id)).collect();
+        for (peer, id) in members {
+            let ticket = self.ticket(id, now);
+            self.relay.send(peer, &Message::Ticket(ticket));
+        }
+    }
+
+    pub(super) fn ticket(&self, node: NodeId, now: Instant) -> Signed<Ticket> {
+        let ticket = Ticket {
+            epoch: self.epoch,
+            node,
+            expires: SenderTime(self.time(now).0 + TICKET.as_nanos() as u64),
+        };
+        Signed::sign(&ticket, &*self.signer)
+    }
+
+    pub(super) fn hello(&mut self, peer: PeerId, hello: Hello, now: Instant) {
+        if self.asking.iter().any(|(p, ..)| *p == peer) {
+            return;
+        }
+        if hello.proof.len() > MAX_PROOF_BYTES {
+            self.relay.nonsense(peer, now);
+            return;
+        }
+        let most = self.longest_latency();
+        let refusal = if hello.version != VERSION {
+            Some(Refusal::Version)
+        } else if hello.stream.is_some_and(|key| key != self.signer.key()) {
+            Some(Refusal::WrongStream)
+        } else if Duration::from_millis(u64::from(hello.latency_ms)) > most {
+            let most_ms = most.as_millis().min(u128::from(u32::MAX)) as u32;
+            Some(Refusal::Latency { most_ms })
+        } else {
+            self.seat.has_room().err()
+        };
+        if let Some(refusal) = refusal {
+            self.refuse(peer, refusal);
+            return;
+        }
+        if !self.ask_admission {
+            self.admit(peer, hello, now);
+            return;
+        }
+        let Some(state) = self.relay.peers.get(&peer) else {
+            return;
+        };
+        let (id, addr) = (state.id, state.addr);
+        self.asking.push((peer, hello, now + VERDICT));
+        self.relay.tell(Event::AskAdmission { peer, id, addr });
+    }
+
+    /// A viewer's play-out delay and a group of pictures before it are kept. Where groups are
+    /// longer than half of the buffer, viewers begin with what there is, a little later.
+    pub(super) fn longest_latency(&self) -> Duration {
+        let buffer = self.settings.buffer;
+        buffer - self.relay.window.longest_group().min(buffer / 2)
+    }
+
+    pub(super) fn refuse(&mut self, peer: PeerId, refusal: Refusal) {
+        self.relay.send(peer, &Message::Refuse(refusal));
+        self.relay.close(peer, Close::Refused);
+    }
+
+    pub(super) fn verdict(&mut self, peer: PeerId, allow: bool, now: Instant) {
+        let Some(at) = self.asking.iter().position(|(p, ..)| *p == peer) else {
+            return;
+        };
+        let (_, hello, _) = self.asking.swap_remove(at);
+        match self.seat.has_room() {
+            Ok(()) if allow => self.admit(peer, hello, now),
+            Err(full) if allow => self.refuse(peer, full),
+            _ => self.refuse(peer, Refusal::Denied),
+        }
+    }
+
+    pub(super) fn admit(&mut self, peer: PeerId, hello: Hello, now: Instant) {
+        if !self.relay.peers.contains_key(&peer) {
+            return;
+        }
+        // A viewer that knows a later life under this key never goes back: the clock of this
+        // machine was set back since. This life is made the later one.
+        let known = hello.ticket.as_ref().and_then(|t| t.open(&*self.verifier));
+        if let Some(ticket) = known.filter(|t| t.epoch > self.epoch) {
+            self.begin_anew(Epoch(ticket.epoch.0.saturating_add(1)), now);
+        }
+        // What was read is not kept for as long as the viewer stays.
+        let hello = Hello {
+            ticket: None,
+            proof: Bytes::new(),
+            ..hello
+        };
+        let Some(state) = self.relay.peers.get_mut(&peer) else {
+            return;
+        };
+        state.ready = true;
+        state.relays = hello.relay;
+        let (id, addr) = (state.id, state.addr);
+        let welcome = Welcome {
+            version: VERSION,
+            features: 0,
+            observed: addr,
+            second_port: 0,
+            ticket: self.ticket(id, now),
+            beacon: self.beacon(now),
+            candidates: self.seat.candidates(peer, &mut self.relay.rng),
+        };
+        self.relay.send(peer, &Message::Welcome(welcome));
+        let member = Member {
+            id,
+            addr,
+            hello,
+            report: Default::default(),
+            reported: None,
+            since: now,
+            started: false,
+        };
+        self.seat.admit(peer, member);
+        self.relay.tell(Event::PeerAdded { id, addr });
+        self.start(peer, now);
+    }
+}

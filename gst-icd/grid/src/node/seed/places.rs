@@ -1,0 +1,208 @@
+//! Where the stream begins for a viewer, and who takes each stripe from the seed.
+
+use super::*;
+
+impl Seed {
+    pub(super) fn start_waiting(&mut self, now: Instant) {
+        let waiting: Vec<_> = self
+            .seat
+            .members()
+            .filter(|(_, m)| !m.started)
+            .map(|(peer, _)| peer)
+            .collect();
+        for peer in waiting {
+            self.start(peer, now);
+        }
+    }
+
+    /// Tells a viewer where the stream begins for it, and pushes everything until it finds
+    /// parents.
+    pub(super) fn start(&mut self, peer: PeerId, now: Instant) {
+        let (Some(head), Some(member)) = (self.relay.window.head(), self.seat.member(peer)) else {
+            return;
+        };
+        let hello = member.hello.clone();
+        let own_timeline = self.state.as_ref().is_some_and(|s| s.own_timeline);
+        let latency = Duration::from_millis(u64::from(hello.latency_ms));
+        let window = &self.relay.window;
+        let resume = hello
+            .resume
+            .filter(|seq| hello.epoch == self.epoch && window.first().is_some_and(|f| *seq >= f));
+        let due = window.join_of_age(latency, self.time(now));
+        let overdue = due
+            .filter(|_| !own_timeline)
+            .and_then(|seq| window.get(seq))
+            .map(|s| self.time(now).since(s.info().time))
+            .map(|age| age.saturating_sub(latency));
+        let stripes = self.relay.stripes();
+        let copy = f64::from(stripes.max(1));
+        let free = self.relay.children.spare() as f64 / copy;
+        let spare = self.seat.spare(peer, now) as f64 / copy;
+        let opening = opening(free, spare, overdue);
+        let by_seed = match opening {
+            // Who comes back is told at once that this is the life it knows; it has parents.
+            Opening::Wait | Opening::Grid if resume.is_some() => false,
+            Opening::Wait => return,
+            Opening::Grid => false,
+            // One start after the other where the uplink is narrow.
+            Opening::Seed(_) if self.relay.uplink.backlog() > START_BACKLOG => {
+                if resume.is_none() {
+                    return;
+                }
+                false
+            }
+            Opening::Seed(_) => true,
+        };
+        let join = match opening {
+            Opening::Seed(From::Due) => due,
+            _ => window.newest_join(),
+        };
+        let join = join.map(|join| {
+            self.leads
+                .before(join)
+                .filter(|s| window.has(*s))
+                .unwrap_or(join)
+        });
+        let Some(from) = resume.or(join) else { return };
+        let from = from.min(head.plus(1));
+        let version = match window.get(from) {
+            Some(stored) => stored.info().header,
+            None => self.version,
+        };
+        let Some((header, version)) = self
+            .relay
+            .header(version)
+            .map(|(signed, header)| (signed.clone(), header.version))
+        else {
+            return;
+        };
+        let mut leased = 0;
+        for k in (0..stripes).filter(|_| by_seed) {
+            if self.relay.children.spare() > 0 {
+                leased |= 1 << k;
+                self.relay.children.add(peer, StripeId(k), true, now);
+            }
+        }
+        let start = Start {
+            from,
+            head,
+            header,
+            leased,
+        };
+        self.relay.send(peer, &Message::Start(start));
+        let newer: Vec<_> = self
+            .relay
+            .headers
+            .range(version + 1..)
+            .map(|(_, h)| h.0.clone())
+            .collect();
+        for header in newer {
+            self.relay.send(peer, &Message::Header(header));
+        }
+        if by_seed {
+            let ttl = latency + Duration::from_secs(1);
+            self.relay.backlog(peer, None, from, ttl, now);
+        } else {
+            self.seat.promise(usize::from(stripes), now);
+        }
+        if let Some(member) = self.seat.member_mut(peer) {
+            member.started = true;
+        }
+        self.tend(now);
+    }
+
+    pub(super) fn subscribe(
+        &mut self,
+        peer: PeerId,
+        stripe: StripeId,
+        from: Seq,
+        lease: bool,
+        now: Instant,
+    ) {
+        let short = match self.relay.peers.get(&peer) {
+            Some(state) => state.id.short(),
+            None => return,
+        };
+        let path = self.relay.format.is_some().then_some(&[][..]);
+        let place = if lease {
+            None
+        } else {
+            self.seat.take_place(peer, stripe)
+        };
+        if place.is_none() && !lease {
+            // Its invitation lapsed; it keeps the parent that it has.
+            let why = NoStripe::Busy;
+            self.relay.send(peer, &Message::Reject { stripe, why });
+            return;
+        }
+        // A root's place is always free: it is what the rest of the stripe lives from.
+        let verdict = match self.relay.children.judge(peer, short, stripe, path) {
+            Err(NoStripe::Busy) if !lease => Ok(()),
+            other => other,
+        };
+        if let Err(why) = verdict {
+            self.relay.send(peer, &Message::Reject { stripe, why });
+            return;
+        }
+        self.relay.children.add(peer, stripe, lease, now);
+        let path = Vec::new();
+        self.relay.send(
+            peer,
+            &Message::Accept {
+                stripe,
+                path,
+                lease,
+            },
+        );
+        if lease {
+            let ttl = Duration::from_secs(1);
+            self.relay.backlog(peer, Some(stripe), from, ttl, now);
+        } else {
+            self.relay.fill(peer, stripe, from, now);
+        }
+        self.place(place.flatten());
+    }
+
+    pub(super) fn place(&mut self, places: impl IntoIterator<Item = Place>) {
+        for place in places {
+            match place {
+                Place::Root(peer, stripe) => {
+                    self.relay.children.set_lease(peer, stripe, false);
+                    self.relay.send(peer, &Message::Root { stripe });
+                }
+                Place::Lease(peer, stripe) => {
+                    if self.relay.children.get(peer, stripe).is_some() {
+                        self.relay.children.set_lease(peer, stripe, true);
+                        let path = Vec::new();
+                        let lease = true;
+                        self.relay.send(
+                            peer,
+                            &Message::Accept {
+                                stripe,
+                                path,
+                                lease,
+                            },
+                        );
+                    }
+                }
+                Place::Invite(peer, stripe) => self.relay.send(peer, &Message::Invite { stripe }),
+                Place::Dead(peer) => self.relay.close(peer, Close::Silent),
+            }
+        }
+    }
+
+    pub(super) fn tend(&mut self, now: Instant) {
+        self.tended = now;
+        let relay = &self.relay;
+        let pulse = |peer| {
+            let state = relay.peers.get(&peer);
+            Pulse {
+                silence: relay.uplink.silence(peer, now),
+                heard: state.map_or(Duration::MAX, |p| now.saturating_duration_since(p.heard)),
+                rtt: state.map_or(Duration::ZERO, |p| p.rtt),
+            }
+        };
+        let places = self.seat.tend(&relay.children, pulse, now);
+        self.place(places);
+    }
+}
