@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use crate::ids::{Bitrate, PeerId, StripeId};
 use crate::message::{MAX_DEPTH, NoStripe};
 
+/// Who lost its place is fed for so long: it takes a dial and a round trip to find another
+/// (notes on the algorithm, section 3).
+pub const LEAVING: Duration = Duration::from_millis(800);
 /// A child that confirms nothing for so long is frozen or gone: its slots are worth more
 /// elsewhere.
 pub const CHILD_SILENCE: Duration = Duration::from_millis(2500);
@@ -17,6 +20,32 @@ pub struct Child {
     pub since: Instant,
     /// The seed's loan until the child finds a parent.
     pub lease: bool,
+    /// Stripes that it can push on.
+    pub strength: u16,
+    /// Another took its place; it is fed until then, or until it has found one.
+    pub leaving: Option<Instant>,
+}
+
+/// Who asks for a stripe.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker {
+    /// Its connection.
+    pub peer: PeerId,
+    /// Its name in paths.
+    pub short: u64,
+    /// Stripes that it can push on.
+    pub strength: u16,
+    /// Nobody feeds it the stripe.
+    pub orphan: bool,
+}
+
+/// How a stripe is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// There is a slot.
+    Slot,
+    /// In the place of this weaker child.
+    Over(PeerId),
 }
 
 /// See the module.
@@ -71,9 +100,39 @@ impl Children {
         self.slots
     }
 
-    /// Slots taken.
+    /// Slots taken. Who leaves has none any more.
     pub fn used(&self) -> usize {
-        self.stripes.iter().map(BTreeMap::len).sum()
+        let all = self.stripes.iter().flat_map(BTreeMap::values);
+        all.filter(|c| c.leaving.is_none()).count()
+    }
+
+    /// Slots for those that nobody feeds, beyond those for everybody.
+    fn reserve(&self) -> usize {
+        self.most.max(self.slots).saturating_sub(self.used())
+    }
+
+    /// The weakest child of a stripe that does not leave yet.
+    pub fn weakest(&self, stripe: StripeId) -> Option<(PeerId, Child)> {
+        let children = self.stripes.get(stripe.index())?.iter();
+        let stays = children.filter(|(_, c)| c.leaving.is_none());
+        let weakest = stays.min_by_key(|(peer, c)| (c.strength, **peer))?;
+        Some((*weakest.0, *weakest.1))
+    }
+
+    /// Another takes the place of a child.
+    pub fn displace(&mut self, peer: PeerId, stripe: StripeId, now: Instant) {
+        if let Some(children) = self.stripes.get_mut(stripe.index())
+            && let Some(child) = children.get_mut(&peer)
+        {
+            child.leaving = Some(now + LEAVING);
+        }
+    }
+
+    /// Lets those go that left long enough ago.
+    pub fn let_go(&mut self, now: Instant) {
+        for children in &mut self.stripes {
+            children.retain(|_, child| child.leaving.is_none_or(|until| until > now));
+        }
     }
 
     /// Slots free.
@@ -81,19 +140,19 @@ impl Children {
         self.slots.saturating_sub(self.used())
     }
 
-    /// Whether a subscription can be taken. `path` is the own path of the stripe, the own name
-    /// last; none: this node has no parent for it.
+    /// Whether a subscription can be taken, and how. `path` is the own path of the stripe, the own
+    /// name last; none: this node has no parent for it. The strong go up: for one that can push
+    /// more than a child, that child makes place.
     pub fn judge(
         &self,
-        peer: PeerId,
-        short: u64,
+        asker: &Asker,
         stripe: StripeId,
         path: Option<&[u64]>,
-    ) -> Result<(), NoStripe> {
+    ) -> Result<Taken, NoStripe> {
         let Some(path) = path else {
             return Err(NoStripe::Orphan);
         };
-        if path.contains(&short) {
+        if path.contains(&asker.short) {
             return Err(NoStripe::Loop);
         }
         if path.len() >= MAX_DEPTH {
@@ -102,17 +161,35 @@ impl Children {
         let Some(children) = self.stripes.get(stripe.index()) else {
             return Err(NoStripe::Orphan);
         };
-        if !children.contains_key(&peer) && self.spare() == 0 {
-            return Err(NoStripe::Busy);
+        let stays = children
+            .get(&asker.peer)
+            .is_some_and(|c| c.leaving.is_none());
+        if stays || self.spare() > 0 || (asker.orphan && self.reserve() > 0) {
+            return Ok(Taken::Slot);
         }
-        Ok(())
+        match self.weakest(stripe) {
+            Some((weaker, child)) if child.strength < asker.strength => Ok(Taken::Over(weaker)),
+            _ => Err(NoStripe::Busy),
+        }
     }
 
     /// Takes a child.
     ///
     /// False if it was one already.
-    pub fn add(&mut self, peer: PeerId, stripe: StripeId, lease: bool, now: Instant) -> bool {
-        let child = Child { since: now, lease };
+    pub fn add(
+        &mut self,
+        peer: PeerId,
+        stripe: StripeId,
+        lease: bool,
+        strength: u16,
+        now: Instant,
+    ) -> bool {
+        let child = Child {
+            since: now,
+            lease,
+            strength,
+            leaving: None,
+        };
         self.stripes
             .get_mut(stripe.index())
             .is_some_and(|children| children.insert(peer, child).is_none())
@@ -194,15 +271,21 @@ mod tests {
         children.reset(2);
         children.set_slots(1, 1);
         let stripe = StripeId(0);
-        let judge = |c: &Children, path| c.judge(PeerId(7), 70, stripe, path);
+        let asker = Asker {
+            peer: PeerId(7),
+            short: 70,
+            strength: 3,
+            orphan: false,
+        };
+        let judge = |c: &Children, path| c.judge(&asker, stripe, path);
         assert_eq!(judge(&children, None), Err(NoStripe::Orphan));
         assert_eq!(judge(&children, Some(&[70, 1])), Err(NoStripe::Loop));
         assert_eq!(judge(&children, Some(&[5; 16])), Err(NoStripe::Deep));
-        assert_eq!(judge(&children, Some(&[5, 1])), Ok(()));
-        children.add(PeerId(8), StripeId(1), false, now);
+        assert_eq!(judge(&children, Some(&[5, 1])), Ok(Taken::Slot));
+        children.add(PeerId(8), StripeId(1), false, 0, now);
         assert_eq!(judge(&children, Some(&[5, 1])), Err(NoStripe::Busy));
         assert_eq!(
-            children.judge(PeerId(7), 70, StripeId(9), Some(&[5])),
+            children.judge(&asker, StripeId(9), Some(&[5])),
             Err(NoStripe::Orphan)
         );
     }

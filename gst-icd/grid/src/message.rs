@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Epoch, NodeId, SenderTime, Seq, StreamKey, StripeId};
+use crate::ids::{Bitrate, Epoch, NodeId, SenderTime, Seq, StreamKey, StripeId};
 use crate::record::{Beacon, Signed, StreamHeader, Ticket};
 
 /// Version of the protocol; the ALPN says the same.
@@ -48,6 +48,8 @@ pub struct Hello {
     pub latency_ms: u32,
     /// Whether it relays.
     pub relay: bool,
+    /// What it may send; a claim, by which only its start is chosen.
+    pub upload: Bitrate,
     /// Port of its endpoint, for candidates on the same host or network.
     pub port: u16,
     /// The token of a private stream, proven by HMAC over the TLS exporter; empty without.
@@ -144,6 +146,12 @@ pub struct Have {
     pub holes: Vec<Seq>,
     /// Stripes that could be pushed beside those that are.
     pub spare: u16,
+    /// Stripes that could be pushed in all.
+    pub strength: u16,
+    /// Median lag of the last second, in milliseconds.
+    pub lag_ms: u16,
+    /// The strength of the weakest child of each stripe; none where there is no child.
+    pub weakest: Vec<Option<u16>>,
     /// Queueing delay of the own uplink, in milliseconds.
     pub queue_ms: u16,
     /// One-way delay of the receiver's pushes above the least seen, in milliseconds: a rise at
@@ -220,6 +228,14 @@ pub enum Message {
         lease: bool,
         /// The life of the seed that `from` belongs to.
         epoch: Epoch,
+        /// Stripes that the asker can push in all: the strong go up.
+        strength: u16,
+        /// It can push one more: who makes place for it may come to it.
+        free: bool,
+        /// It has nobody for this stripe.
+        orphan: bool,
+        /// Who feeds it now: who makes place for it may go there.
+        old: Option<Candidate>,
     },
     /// The stripe comes.
     Accept {
@@ -227,6 +243,8 @@ pub enum Message {
         stripe: StripeId,
         /// The nodes that it passes, from the seed's child to the sender.
         path: Vec<u64>,
+        /// Who feeds the sender; none if that is the seed. A stronger child goes up to it.
+        above: Option<Candidate>,
         /// Only until another parent is found.
         lease: bool,
     },
@@ -236,6 +254,8 @@ pub enum Message {
         stripe: StripeId,
         /// Why.
         why: NoStripe,
+        /// Who may have room.
+        instead: Option<Candidate>,
     },
     /// Stop pushing.
     Unsubscribe {
@@ -250,11 +270,15 @@ pub enum Message {
         stripe: StripeId,
         /// As in [`Message::Accept`].
         path: Vec<u64>,
+        /// As in [`Message::Accept`].
+        above: Option<Candidate>,
     },
-    /// The parent pushes this stripe no longer.
+    /// The parent pushes this stripe no longer than it takes to find another.
     Evict {
         /// Which.
         stripe: StripeId,
+        /// Who feeds it from now on: a stronger one took the place, or left one.
+        go_to: Option<Candidate>,
     },
     /// The seed asks a viewer to take a stripe from it and feed the others.
     Invite {
@@ -273,6 +297,8 @@ pub enum Message {
         /// Which.
         seqs: Vec<Seq>,
     },
+    /// These come from elsewhere: do not push them.
+    Cancel(Vec<Seq>),
     /// These are not here, or the uplink is busy.
     Nak(Vec<Seq>),
     /// See [`Have`].
@@ -299,7 +325,7 @@ pub enum BadMessage {
 }
 
 /// Kinds of [`Message`]; the bytes begin with which it is.
-const KINDS: u32 = 24;
+const KINDS: u32 = 25;
 
 impl Message {
     /// With its length in front.
@@ -357,6 +383,12 @@ impl Have {
                 .take(usize::from(stripes))
                 .collect(),
             holes: self.holes.iter().copied().take(MAX_HOLES).collect(),
+            weakest: self
+                .weakest
+                .iter()
+                .copied()
+                .take(usize::from(stripes))
+                .collect(),
             ..*self
         }
     }
@@ -373,6 +405,10 @@ mod tests {
             from: Seq(1 << 40),
             lease: true,
             epoch: Epoch(7),
+            strength: 9,
+            free: true,
+            orphan: false,
+            old: None,
         };
         let bytes = message.encode();
         assert_eq!(bytes.len(), 4 + bytes[0] as usize);

@@ -17,12 +17,9 @@ const MAKE_UP: Duration = Duration::from_millis(500);
 const PLENTY: f64 = 3.0;
 /// ... or at least this many if no viewer can: the live stream, and some of the past beside it.
 const ENOUGH: f64 = 1.1;
-/// Viewers send it if they have this many copies to spare, beyond what was promised already:
-/// the past takes one beside the live stream, and not every viewer can be reached.
-const GRID_ENOUGH: f64 = 2.0;
-/// With less the seed, if it can; with less than this, nobody.
-const GRID_LEAST: f64 = 1.5;
-
+/// Viewers send it if they have this much to spare beyond what the newcomer will take from them
+/// for good: not every viewer can be reached, and the past comes on top.
+const GRID_BEYOND: f64 = 0.25;
 /// Tables of a transport stream are repeated more often than this; older ones lead nowhere.
 const LEAD: Duration = Duration::from_secs(1);
 /// Join points whose lead is known; the window holds fewer.
@@ -78,13 +75,25 @@ pub enum Opening {
     Wait,
 }
 
-/// Decides. `free`: copies of the stream that the seed can still push; `spare`: those that
-/// viewers can; `overdue`: by how much the newest join point that is due is overdue, none if the
+/// What there is to give.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Copies of the stream that the seed can still push.
+    pub free: f64,
+    /// Others still get their start from the seed, over an uplink that carries no more.
+    pub busy: bool,
+    /// Copies that viewers can still push.
+    pub spare: f64,
+    /// Copies that the newcomer takes from the grid beyond what it says that it can push.
+    pub needs: f64,
+}
+
+/// Decides. `overdue`: by how much the newest join point that is due is overdue, none if the
 /// container wants the newest in any case.
-pub fn opening(free: f64, spare: f64, overdue: Option<Duration>) -> Opening {
+pub fn opening(room: Room, overdue: Option<Duration>) -> Opening {
     // One copy goes into the live stream.
-    let past = (free - 1.0).max(0.0);
-    if free >= PLENTY {
+    let past = (room.free - 1.0).max(0.0);
+    if room.free >= PLENTY && !room.busy {
         return match overdue {
             Some(overdue) if overdue <= MAKE_UP.mul_f64(past.min(1000.0)) => {
                 Opening::Seed(From::Due)
@@ -92,12 +101,10 @@ pub fn opening(free: f64, spare: f64, overdue: Option<Duration>) -> Opening {
             _ => Opening::Seed(From::Newest),
         };
     }
-    if spare >= GRID_ENOUGH {
+    if room.spare >= room.needs + GRID_BEYOND {
         Opening::Grid
-    } else if free >= ENOUGH {
+    } else if room.free >= ENOUGH && !room.busy {
         Opening::Seed(From::Newest)
-    } else if spare >= GRID_LEAST {
-        Opening::Grid
     } else {
         Opening::Wait
     }
@@ -109,10 +116,21 @@ mod tests {
 
     const NOW: Option<Duration> = Some(Duration::from_millis(900));
 
+    /// The seed's room, the viewers', and what the newcomer needs.
+    fn room(free: f64, spare: f64, needs: f64) -> Room {
+        Room {
+            free,
+            busy: false,
+            spare,
+            needs,
+        }
+    }
+
     #[test]
     fn an_unlimited_seed_gives_a_picture_at_once() {
-        assert_eq!(opening(4096.0, 0.0, NOW), Opening::Seed(From::Due));
-        assert_eq!(opening(4096.0, 9.0, None), Opening::Seed(From::Newest));
+        let plenty = room(4096.0, 0.0, 1.0);
+        assert_eq!(opening(plenty, NOW), Opening::Seed(From::Due));
+        assert_eq!(opening(plenty, None), Opening::Seed(From::Newest));
     }
 
     #[test]
@@ -141,14 +159,26 @@ mod tests {
     #[test]
     fn what_cannot_be_made_up_for_is_not_begun() {
         let long_overdue = Some(Duration::from_secs(2));
-        assert_eq!(opening(3.5, 0.0, long_overdue), Opening::Seed(From::Newest));
+        let opening = opening(room(3.5, 0.0, 1.0), long_overdue);
+        assert_eq!(opening, Opening::Seed(From::Newest));
     }
 
     #[test]
     fn a_narrow_seed_leaves_it_to_the_grid_then_itself_then_waits() {
-        assert_eq!(opening(2.2, 2.1, NOW), Opening::Grid);
-        assert_eq!(opening(2.2, 1.5, NOW), Opening::Seed(From::Newest));
-        assert_eq!(opening(0.4, 1.5, NOW), Opening::Grid);
-        assert_eq!(opening(0.4, 0.5, NOW), Opening::Wait);
+        let opening = |room| opening(room, NOW);
+        assert_eq!(opening(room(2.2, 1.3, 1.0)), Opening::Grid);
+        assert_eq!(opening(room(2.2, 1.0, 1.0)), Opening::Seed(From::Newest));
+        assert_eq!(opening(room(0.4, 1.3, 1.0)), Opening::Grid);
+        assert_eq!(
+            opening(room(0.4, 0.5, 0.0)),
+            Opening::Grid,
+            "it brings what it takes"
+        );
+        assert_eq!(opening(room(0.4, 0.5, 1.0)), Opening::Wait);
+        let busy = Room {
+            busy: true,
+            ..room(9.0, 0.5, 0.5)
+        };
+        assert_eq!(opening(busy), Opening::Wait, "one start after the other");
     }
 }

@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::ids::{PeerId, Seq, StripeId};
+use crate::children::LEAVING;
+use crate::ids::{NodeId, PeerId, Seq, StripeId};
 use crate::message::MAX_DEPTH;
 
 /// Beyond a round of all stripes, an expected piece may be this late (notes on the algorithm,
@@ -32,19 +33,39 @@ const SILENT: Duration = Duration::from_secs(10);
 /// An idle stream sends a piece this often; see the cutter.
 const IDLE: Duration = crate::cutter::MAX_OPEN;
 
+/// Taking another's place costs it a move: a free slot that is so much farther is as good.
+const INSERTION: Duration = Duration::from_millis(100);
+/// A stripe that moved stays for so long before it goes up.
+const STEADY: Duration = Duration::from_secs(1);
+/// Who was named as the next parent is waited for: a dial and a hello.
+const SUGGESTED: Duration = Duration::from_millis(500);
+
 /// A connected node that may be asked.
 #[derive(Debug, Clone)]
 pub struct Neighbour {
     /// Which.
     pub peer: PeerId,
+    /// Its key.
+    pub id: NodeId,
     /// It is the seed.
     pub seed: bool,
     /// Slots that it has free, as it says.
     pub spare: u16,
+    /// The strength of its weakest child of each stripe.
+    pub weakest: Vec<Option<u16>>,
     /// Round trip to it.
     pub rtt: Duration,
+    /// Its median lag, as it says.
+    pub lag: Duration,
     /// Newest piece of each stripe there.
     pub heads: Vec<Option<Seq>>,
+}
+
+/// What this node can give.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Standing {
+    /// Stripes that it can push in all; zero if it does not relay.
+    pub strength: u16,
 }
 
 /// What to do about a stripe.
@@ -92,6 +113,13 @@ pub struct Feed {
     asked_seed: Option<Instant>,
     path: Vec<u64>,
     refused: BTreeMap<PeerId, Instant>,
+    /// The parent feeds it only until then.
+    ends: Option<Instant>,
+    /// Who feeds it from now on, says the parent; it is waited for until then.
+    suggested: Option<(NodeId, Instant)>,
+    /// Who is asked although the parent feeds it well, since it is nearer to the seed.
+    climb: Option<(NodeId, Instant)>,
+    since: Instant,
 }
 
 impl Feed {
@@ -108,6 +136,10 @@ impl Feed {
             asked_seed: None,
             path: Vec::new(),
             refused: BTreeMap::new(),
+            ends: None,
+            suggested: None,
+            climb: None,
+            since: now,
         }
     }
 
@@ -131,12 +163,18 @@ impl Feed {
         self.last
     }
 
+    /// Whether another parent is looked for.
+    fn wants(&self) -> bool {
+        self.parent.is_none() || self.lease || self.ends.is_some() || self.climb.is_some()
+    }
+
     fn detach(&mut self, now: Instant) {
         self.parent = None;
         self.lease = false;
         self.path.clear();
         self.orphan_since.get_or_insert(now);
         self.passed = None;
+        self.ends = None;
     }
 }
 
@@ -234,6 +272,10 @@ impl Parents {
         feed.heard = now;
         feed.passed = None;
         feed.orphan_since = None;
+        feed.ends = None;
+        feed.suggested = None;
+        feed.climb = None;
+        feed.since = now;
         self.heard.insert(peer, now);
         former.map(|peer| Step::Leave { peer, stripe })
     }
@@ -243,22 +285,35 @@ impl Parents {
         if let Some(feed) = self.feeds.get_mut(stripe.index()) {
             if feed.pending.as_ref().is_some_and(|p| p.peer == peer) {
                 feed.pending = None;
+                feed.climb = None;
             }
             feed.refused.insert(peer, now + REFUSED);
         }
     }
 
-    /// The parent no longer pushes a stripe. False if this peer is not its parent.
-    pub fn evicted(&mut self, peer: PeerId, stripe: StripeId, now: Instant) -> bool {
+    /// The parent no longer pushes a stripe, or only until another, who is named, does. False if
+    /// this peer is not its parent, or goes on for a moment.
+    pub fn evicted(
+        &mut self,
+        peer: PeerId,
+        stripe: StripeId,
+        go_to: Option<NodeId>,
+        now: Instant,
+    ) -> bool {
         let Some(feed) = self.feeds.get_mut(stripe.index()) else {
             return false;
         };
         feed.refused.insert(peer, now + REFUSED);
-        let was = feed.parent == Some(peer);
-        if was {
-            feed.detach(now);
+        if feed.parent != Some(peer) {
+            return false;
         }
-        was
+        if let Some(node) = go_to {
+            feed.ends = Some(now + LEAVING);
+            feed.suggested = Some((node, now + SUGGESTED));
+            return false;
+        }
+        feed.detach(now);
+        true
     }
 
     /// The path of a stripe changed; whether it now runs through `me`, which is a loop.
@@ -340,16 +395,45 @@ impl Parents {
         })
     }
 
-    /// Looks for silence, and for parents where they lack or are only lent.
+    /// Stripes that the same viewer has fed for a while, with that viewer.
+    pub fn steady(&self, now: Instant) -> impl Iterator<Item = (StripeId, PeerId)> {
+        let steady = move |feed: &Feed| {
+            let rested = now.saturating_duration_since(feed.since) > STEADY;
+            (rested && !feed.wants() && feed.pending.is_none()).then_some(())
+        };
+        self.feeds().filter_map(move |(k, feed)| {
+            steady(feed)?;
+            Some((k, feed.parent?))
+        })
+    }
+
+    /// A stripe that is fed well shall come from nearer to the seed.
+    pub fn climb(&mut self, stripe: StripeId, to: NodeId, now: Instant) {
+        if let Some(feed) = self.feeds.get_mut(stripe.index()) {
+            feed.climb = Some((to, now + SUGGESTED));
+        }
+    }
+
+    /// Looks for silence, and for parents where they lack, are only lent, or end.
     pub fn tick(
         &mut self,
         neighbours: &[Neighbour],
+        standing: Standing,
         rng: &mut fastrand::Rng,
         now: Instant,
     ) -> Vec<Step> {
         let mut steps = Vec::new();
         self.dead.retain(|_, until| *until > now);
         self.find_silence(neighbours, rng, &mut steps, now);
+        for feed in &mut self.feeds {
+            if feed.ends.is_some_and(|at| at <= now) {
+                feed.detach(now);
+            }
+            feed.climb.take_if(|(_, until)| *until <= now);
+        }
+        if !self.feeds.iter().any(Feed::wants) {
+            return steps;
+        }
         let mut load: BTreeMap<PeerId, usize> = BTreeMap::new();
         for feed in &self.feeds {
             for peer in feed
@@ -366,7 +450,7 @@ impl Parents {
         let first = rng.usize(..stripes.max(1));
         for k in (0..stripes).map(|k| (k + first) % stripes) {
             let feed = &mut self.feeds[k];
-            if feed.parent.is_some() && !feed.lease {
+            if !feed.wants() {
                 continue;
             }
             if let Some(pending) = &feed.pending {
@@ -392,16 +476,47 @@ impl Parents {
                     (Some(head), Some(newest)) => head.plus(6 * stripes as u64 + 40) >= newest,
                 }
             };
-            let best = neighbours
-                .iter()
-                .filter(|n| !n.seed && n.spare > 0 && !self.dead.contains_key(&n.peer))
-                .filter(|n| !feed.refused.contains_key(&n.peer))
-                .filter(|n| feed.parent != Some(n.peer) && fresh(n))
-                .min_by_key(|n| {
-                    let load = load.get(&n.peer).copied().unwrap_or(0) as u32;
-                    let jitter = Duration::from_millis(rng.u64(0..20));
-                    (n.rtt + Duration::from_millis(40) * load + jitter, n.peer)
-                });
+            let usable = |n: &&Neighbour| {
+                !n.seed
+                    && !self.dead.contains_key(&n.peer)
+                    && !feed.refused.contains_key(&n.peer)
+                    && feed.parent != Some(n.peer)
+                    && fresh(n)
+            };
+            let climbs = feed.climb.filter(|_| feed.parent.is_some() && !feed.lease);
+            let suggested = climbs.or(feed.suggested).filter(|(_, until)| *until > now);
+            let named = suggested.and_then(|(id, _)| neighbours.iter().find(|n| n.id == id));
+            if climbs.is_some() && feed.ends.is_none() && !named.is_some_and(|n| usable(&n)) {
+                continue;
+            }
+            if suggested.is_some() && named.is_none() && feed.parent.is_some() {
+                // It is being dialed, and the stripe comes meanwhile.
+                continue;
+            }
+            // The strong go up: there is a place where a child is weaker.
+            let weaker = |n: &Neighbour| {
+                let weakest = n.weakest.get(k).copied().flatten();
+                weakest.is_some_and(|w| w < standing.strength)
+            };
+            let best = named.filter(usable).or_else(|| {
+                neighbours
+                    .iter()
+                    .filter(usable)
+                    .filter(|n| n.spare > 0 || weaker(n))
+                    .min_by_key(|n| {
+                        let load = load.get(&n.peer).copied().unwrap_or(0) as u32;
+                        let jitter = Duration::from_millis(rng.u64(0..50));
+                        let pushes = if n.spare > 0 {
+                            Duration::ZERO
+                        } else {
+                            INSERTION
+                        };
+                        (
+                            n.lag + n.rtt / 2 + Duration::from_millis(40) * load + jitter + pushes,
+                            n.peer,
+                        )
+                    })
+            });
             let orphan = match (feed.parent, feed.orphan_since) {
                 (None, Some(at)) => now.saturating_duration_since(at),
                 _ => Duration::ZERO,
@@ -515,13 +630,17 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
     const SEED: PeerId = PeerId(1);
+    const WEAK: Standing = Standing { strength: 0 };
 
     fn neighbour(peer: u64, spare: u16) -> Neighbour {
         Neighbour {
             peer: PeerId(peer),
+            id: NodeId([peer as u8; 32]),
             seed: peer == SEED.0,
             spare,
+            weakest: Vec::new(),
             rtt: 10 * MS,
+            lag: 50 * MS,
             heads: vec![Some(Seq(1000)); 4],
         }
     }
@@ -553,7 +672,7 @@ mod tests {
                     parents.arrived(seq, parent, now);
                 }
             }
-            let steps = parents.tick(around, &mut rng, now);
+            let steps = parents.tick(around, WEAK, &mut rng, now);
             if !steps.is_empty() {
                 return (now - from, steps);
             }
@@ -602,8 +721,8 @@ mod tests {
         parents.reset(1, 160 * MS, now);
         let mut rng = fastrand::Rng::with_seed(1);
         let around = [neighbour(1, 0), neighbour(2, 0)];
-        assert!(parents.tick(&around, &mut rng, now).is_empty());
-        let steps = parents.tick(&around, &mut rng, now + ORPHAN);
+        assert!(parents.tick(&around, WEAK, &mut rng, now).is_empty());
+        let steps = parents.tick(&around, WEAK, &mut rng, now + ORPHAN);
         let loan = Step::Subscribe {
             peer: SEED,
             stripe: StripeId(0),
@@ -620,10 +739,10 @@ mod tests {
         parents.lent(SEED, StripeId(0), now);
         let mut rng = fastrand::Rng::with_seed(1);
         let around = [neighbour(1, 0), neighbour(2, 1)];
-        let early = parents.tick(&around, &mut rng, now);
+        let early = parents.tick(&around, WEAK, &mut rng, now);
         assert_eq!(early, [], "the seed sends the past first");
         parents.arrived(Seq(1000), SEED, now);
-        let steps = parents.tick(&around, &mut rng, now);
+        let steps = parents.tick(&around, WEAK, &mut rng, now);
         assert!(matches!(
             steps[..],
             [Step::Subscribe {

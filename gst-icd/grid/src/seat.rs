@@ -225,7 +225,8 @@ impl Seat {
         self.promised.push((stripes, now));
     }
 
-    fn strength(&self, peer: PeerId) -> u16 {
+    /// Stripes that a viewer can push, as it says.
+    pub fn strength(&self, peer: PeerId) -> u16 {
         self.members
             .get(&peer)
             .filter(|m| m.hello.relay)
@@ -284,15 +285,16 @@ impl Seat {
     }
 
     /// Who gets a place first: those that were heard since the silence of a root began, as it may
-    /// not be the only one that is gone; those with few places; the strong.
-    fn rank(&self, peer: PeerId, pulse: &impl Fn(PeerId) -> Pulse) -> (bool, usize, u16, PeerId) {
+    /// not be the only one that is gone; then those with few places for what they can push.
+    fn rank(&self, peer: PeerId, pulse: &impl Fn(PeerId) -> Pulse) -> (bool, u64, PeerId) {
         let quiet = pulse(peer).heard > ROOT_SILENCE;
-        (
-            quiet,
-            self.places(peer),
-            u16::MAX - self.strength(peer),
-            peer,
-        )
+        (quiet, self.burden(peer, 1), peer)
+    }
+
+    /// A viewer's places, with so many more, against what it can push; in millionths.
+    fn burden(&self, peer: PeerId, more: usize) -> u64 {
+        let strength = u64::from(self.strength(peer).max(1));
+        (self.places(peer) + more) as u64 * 1_000_000 / strength
     }
 
     fn invite(&mut self, k: usize, peer: PeerId, rtt: Duration, now: Instant) -> Place {
@@ -321,7 +323,7 @@ impl Seat {
         // A lease holder needs no message back and forth, unless it carries much already.
         match (lent, other) {
             (Some(lent), other)
-                if other.is_none_or(|o| self.places(lent) <= self.places(o) + 1) =>
+                if other.is_none_or(|o| self.burden(lent, 1) <= self.burden(o, 1) * 2) =>
             {
                 self.roots[k] = Some(lent);
                 Some(Place::Root(lent, stripe))
@@ -338,12 +340,13 @@ impl Seat {
             .keys()
             .copied()
             .filter(able)
-            .min_by_key(|p| (self.places(*p), u16::MAX - self.strength(*p), *p))?;
+            .min_by_key(|p| (self.burden(*p, 1), *p))?;
         let k = (0..self.roots.len())
             .filter(|k| self.invited[*k].is_none())
-            .max_by_key(|k| self.roots[*k].map_or(0, |root| self.places(root)))?;
-        let most = self.places(self.roots[k]?);
-        (most >= self.places(least) + 2).then(|| self.invite(k, least, pulse(least).rtt, now))
+            .max_by_key(|k| self.roots[*k].map_or(0, |root| self.burden(root, 0)))?;
+        // The place is worth a move only if it is carried more easily there.
+        let most = self.burden(self.roots[k]?, 0);
+        (most > self.burden(least, 1)).then(|| self.invite(k, least, pulse(least).rtt, now))
     }
 }
 
@@ -365,6 +368,7 @@ mod tests {
                 resume: None,
                 latency_ms: 2000,
                 relay: true,
+                upload: crate::ids::Bitrate(0),
                 port: 0,
                 proof: bytes::Bytes::new(),
             },
@@ -389,7 +393,7 @@ mod tests {
             let peer = PeerId(n as u64);
             seat.admit(peer, member(n as u8, *slots));
             for k in 0..4 {
-                children.add(peer, StripeId(k), true, now);
+                children.add(peer, StripeId(k), true, *slots, now);
             }
         }
         (seat, children, now)
@@ -464,7 +468,7 @@ mod tests {
         let [Place::Invite(PeerId(9), stripe)] = steps[..] else {
             panic!("{steps:?}");
         };
-        children.add(PeerId(9), stripe, false, now);
+        children.add(PeerId(9), stripe, false, 8, now);
         assert_eq!(
             seat.take_place(PeerId(9), stripe),
             Some(Some(Place::Lease(PeerId(0), stripe)))

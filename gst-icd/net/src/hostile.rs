@@ -96,6 +96,7 @@ impl Mallory {
             resume: None,
             latency_ms: 0,
             relay: true,
+            upload: Bitrate(u64::MAX),
             port: self.opened.addr.port(),
             proof: Bytes::new(),
         })

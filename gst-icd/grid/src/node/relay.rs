@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::children::{Children, slots};
 use crate::cutter::Format;
 use crate::ids::{Bitrate, Epoch, NodeId, PeerId, Seq, StripeId};
-use crate::message::{BadMessage, Have, MAX_HOLES, MAX_PULL, Message};
+use crate::message::{BadMessage, Candidate, Have, MAX_HOLES, MAX_PULL, Message};
 use crate::node::{Action, Close, Event, PeerStats};
 use crate::piece::{Hop, Piece, Why};
 use crate::record::{Signed, StreamHeader};
@@ -17,6 +17,10 @@ use crate::window::{Bounds, Offered, Window};
 /// A push may wait so long beyond a round of all stripes (notes on the algorithm, section 2:
 /// push TTL = K·d + 40 ms).
 const PUSH_TTL: Duration = Duration::from_millis(40);
+/// Children are served in the order of their strength: for each copy of the stream that one can
+/// push on, it is as if it had waited so much longer (notes on the algorithm, section 2).
+const STRONGER: Duration = Duration::from_millis(15);
+const MOST_COPIES: u16 = 16;
 /// Pulls are answered only by short queues.
 const PULL_QUEUE: Duration = Duration::from_millis(120);
 /// Nonsense that is forgiven, once and each second: the seed may just have begun another life.
@@ -60,6 +64,15 @@ pub(super) struct Peer {
     /// Least one-way delay seen, by the two nodes' own clocks, in microseconds.
     least_owd_us: Option<(f64, Instant)>,
     pub(super) owd_ms: u16,
+}
+
+/// What a subscription tells of the asker.
+#[derive(Debug)]
+pub(super) struct Asks {
+    pub(super) strength: u16,
+    pub(super) free: bool,
+    pub(super) orphan: bool,
+    pub(super) old: Option<Candidate>,
 }
 
 /// See the module.
@@ -290,6 +303,14 @@ impl Relay {
         };
         let expires = now + format.round() + PUSH_TTL;
         let stripe = seq.stripe(format.stripes);
+        // The strong first: the leaves wait, and not each level of the tree.
+        let first = |child: PeerId| {
+            let strength = self.children.get(child, stripe).map_or(0, |c| c.strength);
+            let copies = strength / u16::from(format.stripes.max(1));
+            let lead = STRONGER * u32::from(copies.min(MOST_COPIES));
+            now.checked_sub(lead).unwrap_or(now)
+        };
+        let orders: BTreeMap<_, _> = self.children.of(stripe).map(|c| (c, first(c))).collect();
         for child in self.children.of(stripe).filter(|c| Some(*c) != from) {
             // A newcomer on loan that still gets the past gets the present after it: its deadlines
             // come in this order, and nobody waits for what it passes on.
@@ -297,12 +318,41 @@ impl Relay {
             let behind = self.uplink.behind(child, stripe, format.stripes);
             let (why, order, expires) = match behind.filter(|_| lent) {
                 Some(last) => (Why::Backlog, now + BEHIND, last + format.round()),
-                None => (Why::Push, now, expires),
+                None => (Why::Push, orders[&child], expires),
             };
             self.uplink
                 .push(child, seq, bytes, why, order, expires, now);
         }
         offered
+    }
+
+    /// A stronger one takes the place of a child, which is told where to go.
+    pub(super) fn displace(
+        &mut self,
+        weaker: PeerId,
+        stripe: StripeId,
+        stronger: PeerId,
+        asks: &Asks,
+        now: Instant,
+    ) {
+        self.children.displace(weaker, stripe, now);
+        // Who is displaced by its own child changes places with it.
+        let whom = self.peers.get(&weaker).map(|p| p.id);
+        let go_to = match &asks.old {
+            Some(old) if !asks.free && Some(old.node) != whom => Some(old.clone()),
+            _ => self.candidate(stronger),
+        };
+        self.send(weaker, &Message::Evict { stripe, go_to });
+    }
+
+    /// A neighbour, for another to dial.
+    pub(super) fn candidate(&self, peer: PeerId) -> Option<Candidate> {
+        let state = self.peers.get(&peer).filter(|p| p.ready && !p.seed)?;
+        Some(Candidate {
+            node: state.id,
+            addr: state.addr,
+            spare: state.have.spare,
+        })
     }
 
     /// Sends at once what a new root missed: all that take the stripe from it wait for this.
@@ -365,6 +415,7 @@ impl Relay {
                     state.have = have;
                 }
             }
+            Message::Cancel(seqs) => self.uplink.cancel(peer, |seq| seqs.contains(&seq)),
             Message::Pull { epoch, seqs } => self.pulled(peer, *epoch, seqs, now),
             _ => return false,
         }
@@ -447,6 +498,11 @@ impl Relay {
             holes: self.window.holes(&heads, MAX_HOLES),
             heads,
             spare: self.children.spare().min(usize::from(u16::MAX)) as u16,
+            strength: self.children.slots().min(usize::from(u16::MAX)) as u16,
+            lag_ms: 0,
+            weakest: (0..self.stripes())
+                .map(|k| self.children.weakest(StripeId(k)).map(|(_, c)| c.strength))
+                .collect(),
             queue_ms: self.queue_ms(now),
             delay_ms: 0,
         }

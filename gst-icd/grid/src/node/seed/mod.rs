@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::children::{Asker, Taken, slots};
 use crate::cutter::{Cut, Cutter, Entry, Format};
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{Hello, MAX_PROOF_BYTES, Message, NoStripe, Refusal, Start, VERSION, Welcome};
-use crate::node::relay::Relay;
+use crate::node::relay::{Asks, Relay};
 use crate::node::{Close, Event, Input, MediaState, SeedSettings, Stats};
-use crate::opening::{From, Leads, Opening, opening};
+use crate::opening::{From, Leads, Opening, Room, opening};
 use crate::piece::{Piece, PieceInfo};
 use crate::record::{Beacon, Signed, StreamHeader, Ticket};
 use crate::release::Release;
@@ -342,14 +343,24 @@ impl Seed {
                 from,
                 lease,
                 epoch,
+                strength,
+                free,
+                orphan,
+                old,
             } => {
+                let asks = Asks {
+                    strength,
+                    free,
+                    orphan,
+                    old,
+                };
                 // Of an earlier life there is nothing left to begin with.
                 let from = if epoch == self.epoch {
                     from
                 } else {
                     Seq(u64::MAX)
                 };
-                self.subscribe(peer, stripe, from, lease, now);
+                self.subscribe(peer, stripe, from, lease, &asks, now);
             }
             Message::Report(report) => {
                 if let Some(member) = self.seat.member_mut(peer) {

@@ -15,6 +15,17 @@ impl Seed {
         }
     }
 
+    /// Stripes that a newcomer takes beyond those that it says it can push.
+    fn needs(&self, hello: &Hello) -> f64 {
+        let stripes = f64::from(self.relay.stripes());
+        let rate = self.relay.window.rate().unwrap_or_default();
+        let gives = match hello.relay {
+            true => slots(Some(hello.upload), rate, self.relay.stripes()) as f64,
+            false => 0.0,
+        };
+        (stripes - gives).max(0.0)
+    }
+
     /// Tells a viewer where the stream begins for it, and pushes everything until it finds
     /// parents.
     pub(super) fn start(&mut self, peer: PeerId, now: Instant) {
@@ -38,19 +49,18 @@ impl Seed {
         let copy = f64::from(stripes.max(1));
         let free = self.relay.children.spare() as f64 / copy;
         let spare = self.seat.spare(peer, now) as f64 / copy;
-        let opening = opening(free, spare, overdue);
+        let room = Room {
+            free,
+            busy: self.relay.uplink.backlog() > START_BACKLOG,
+            spare,
+            needs: self.needs(&hello) / copy,
+        };
+        let opening = opening(room, overdue);
         let by_seed = match opening {
             // Who comes back is told at once that this is the life it knows; it has parents.
-            Opening::Wait | Opening::Grid if resume.is_some() => false,
+            Opening::Wait if resume.is_some() => false,
             Opening::Wait => return,
             Opening::Grid => false,
-            // One start after the other where the uplink is narrow.
-            Opening::Seed(_) if self.relay.uplink.backlog() > START_BACKLOG => {
-                if resume.is_none() {
-                    return;
-                }
-                false
-            }
             Opening::Seed(_) => true,
         };
         let join = match opening {
@@ -80,7 +90,10 @@ impl Seed {
         for k in (0..stripes).filter(|_| by_seed) {
             if self.relay.children.spare() > 0 {
                 leased |= 1 << k;
-                self.relay.children.add(peer, StripeId(k), true, now);
+                let strength = self.seat.strength(peer);
+                self.relay
+                    .children
+                    .add(peer, StripeId(k), true, strength, now);
             }
         }
         let start = Start {
@@ -103,7 +116,8 @@ impl Seed {
             let ttl = latency + Duration::from_secs(1);
             self.relay.backlog(peer, None, from, ttl, now);
         } else {
-            self.seat.promise(usize::from(stripes), now);
+            let needs = self.needs(&hello).ceil() as usize;
+            self.seat.promise(needs, now);
         }
         if let Some(member) = self.seat.member_mut(peer) {
             member.started = true;
@@ -117,11 +131,17 @@ impl Seed {
         stripe: StripeId,
         from: Seq,
         lease: bool,
+        asks: &Asks,
         now: Instant,
     ) {
-        let short = match self.relay.peers.get(&peer) {
-            Some(state) => state.id.short(),
-            None => return,
+        let Some(state) = self.relay.peers.get(&peer) else {
+            return;
+        };
+        let asker = Asker {
+            peer,
+            short: state.id.short(),
+            strength: if state.relays { asks.strength } else { 0 },
+            orphan: asks.orphan,
         };
         let path = self.relay.format.is_some().then_some(&[][..]);
         let place = if lease {
@@ -131,26 +151,35 @@ impl Seed {
         };
         if place.is_none() && !lease {
             // Its invitation lapsed; it keeps the parent that it has.
-            let why = NoStripe::Busy;
-            self.relay.send(peer, &Message::Reject { stripe, why });
+            self.reject(peer, stripe, NoStripe::Busy);
             return;
         }
-        // A root's place is always free: it is what the rest of the stripe lives from.
-        let verdict = match self.relay.children.judge(peer, short, stripe, path) {
-            Err(NoStripe::Busy) if !lease => Ok(()),
-            other => other,
-        };
-        if let Err(why) = verdict {
-            self.relay.send(peer, &Message::Reject { stripe, why });
-            return;
+        match self.relay.children.judge(&asker, stripe, path) {
+            Ok(Taken::Slot) => {}
+            // A root's place is always free: it is what the rest of the stripe lives from.
+            Ok(Taken::Over(_)) | Err(NoStripe::Busy) if !lease => {}
+            Ok(Taken::Over(weaker)) => {
+                let lent = self.relay.children.get(weaker, stripe);
+                if lent.is_none_or(|c| !c.lease) {
+                    self.reject(peer, stripe, NoStripe::Busy);
+                    return;
+                }
+                self.relay.displace(weaker, stripe, peer, asks, now);
+            }
+            Err(why) => {
+                self.reject(peer, stripe, why);
+                return;
+            }
         }
-        self.relay.children.add(peer, stripe, lease, now);
+        let strength = asker.strength;
+        self.relay.children.add(peer, stripe, lease, strength, now);
         let path = Vec::new();
         self.relay.send(
             peer,
             &Message::Accept {
                 stripe,
                 path,
+                above: None,
                 lease,
             },
         );
@@ -161,6 +190,16 @@ impl Seed {
             self.relay.fill(peer, stripe, from, now);
         }
         self.place(place.flatten());
+    }
+
+    fn reject(&mut self, peer: PeerId, stripe: StripeId, why: NoStripe) {
+        let instead = None;
+        let reject = Message::Reject {
+            stripe,
+            why,
+            instead,
+        };
+        self.relay.send(peer, &reject);
     }
 
     pub(super) fn place(&mut self, places: impl IntoIterator<Item = Place>) {
@@ -180,6 +219,7 @@ impl Seed {
                             &Message::Accept {
                                 stripe,
                                 path,
+                                above: None,
                                 lease,
                             },
                         );
@@ -193,6 +233,7 @@ impl Seed {
 
     pub(super) fn tend(&mut self, now: Instant) {
         self.tended = now;
+        self.relay.children.let_go(now);
         let relay = &self.relay;
         let pulse = |peer| {
             let state = relay.peers.get(&peer);

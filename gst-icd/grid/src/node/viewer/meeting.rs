@@ -66,6 +66,7 @@ impl Viewer {
             resume: self.started.and(self.first_missing(None)),
             latency_ms: self.settings.latency.as_millis().min(u128::from(u32::MAX)) as u32,
             relay: self.settings.relay,
+            upload: self.settings.upload,
             port: self.settings.port,
             proof: Bytes::new(),
         };
@@ -136,7 +137,29 @@ impl Viewer {
         self.relay.close(peer, Close::Done);
     }
 
-    pub(super) fn candidates(&mut self, mut list: Vec<crate::message::Candidate>, now: Instant) {
+    /// A neighbour named somebody: it is dialed at once, since there is a reason.
+    pub(super) fn suggested(&mut self, candidate: Option<Candidate>, now: Instant) {
+        let Some(candidate) = candidate.filter(|c| c.node != self.relay.me) else {
+            return;
+        };
+        let known = self.relay.peers.values().any(|p| p.id == candidate.node)
+            || self.dialing.values().any(|id| *id == candidate.node)
+            || self.book.banned(&candidate.node);
+        if known || self.dialing.len() >= MAX_DIALING || self.ticket.is_none() {
+            return;
+        }
+        self.book.named(&[candidate.clone()], self.relay.me, now);
+        self.dial(candidate.node, candidate.addr);
+    }
+
+    fn dial(&mut self, id: NodeId, addr: std::net::SocketAddr) {
+        let peer = self.new_dial();
+        self.dialing.insert(peer, id);
+        let target = Target::Viewer { id, addr };
+        self.relay.act(Action::Dial(peer, target));
+    }
+
+    pub(super) fn candidates(&mut self, mut list: Vec<Candidate>, now: Instant) {
         list.truncate(MAX_CANDIDATES);
         self.book.named(&list, self.relay.me, now);
         self.meet(now);
@@ -194,7 +217,13 @@ impl Viewer {
         if self.ticket.is_none() || self.started.is_none() {
             return;
         }
-        let viewers = self.relay.peers.values().filter(|p| !p.seed).count() + self.dialing.len();
+        // Children feed nobody that feeds them.
+        let children = self.relay.children.all();
+        let others = self.relay.peers.iter();
+        let viewers = others
+            .filter(|(peer, p)| !p.seed && !children.contains(peer))
+            .count()
+            + self.dialing.len();
         // With too few to choose from (those known may all be fed through this node), more.
         let lacks = self
             .parents
@@ -212,10 +241,7 @@ impl Viewer {
         let list = self.book.to_dial(wanted, connected, rng, now);
         let short = list.len() < wanted;
         for (id, addr) in list {
-            let peer = self.new_dial();
-            self.dialing.insert(peer, id);
-            self.relay
-                .act(Action::Dial(peer, Target::Viewer { id, addr }));
+            self.dial(id, addr);
         }
         let due = self.find_at.is_none_or(|at| at <= now);
         if let Some(seed) = self.seed.filter(|_| short && due && self.seed_welcomed) {

@@ -10,17 +10,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::candidates::Candidates;
-use crate::children::CHILD_SILENCE;
+use crate::children::{Asker, CHILD_SILENCE, Taken};
 use crate::clock::ClockMap;
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
 use crate::message::{
-    Hello, MAX_CANDIDATES, MAX_DEPTH, Message, NoStripe, Refusal, Report, Start, VERSION, Welcome,
+    Candidate, Hello, MAX_CANDIDATES, MAX_DEPTH, Message, NoStripe, Refusal, Report, Start,
+    VERSION, Welcome,
 };
-use crate::node::relay::Relay;
+use crate::node::relay::{Asks, Relay};
 use crate::node::{
     Close, Event, Histogram, Input, MakeVerifier, Media, Stats, Status, Target, ViewerSettings,
 };
-use crate::parents::{Neighbour, Parents, Path, Step};
+use crate::parents::{Neighbour, Parents, Path, Standing, Step};
 use crate::piece::{Hop, Piece, PieceInfo, Why, claimed};
 use crate::playout::{Next, Playout};
 use crate::record::{Beacon, Signed, StreamHeader, Ticket};
@@ -44,6 +45,10 @@ const REDIAL: Duration = Duration::from_millis(100);
 const LONGEST_REDIAL: Duration = Duration::from_secs(1);
 /// Warm connections to other viewers (notes on transport: at most six).
 const WARM: usize = 6;
+/// A stripe goes up at most this often.
+const CLIMB: Duration = Duration::from_millis(500);
+/// Dials at the same time, at most.
+const MAX_DIALING: usize = 16;
 const FIND: Duration = Duration::from_millis(200);
 const LONGEST_FIND: Duration = Duration::from_secs(3);
 /// Without a piece for this long, the viewer starves.
@@ -87,6 +92,9 @@ pub(super) struct Viewer {
     find: Duration,
     parents: Parents,
     orphans: BTreeMap<StripeId, (Option<NodeId>, Instant)>,
+    /// Who feeds my parent of each stripe.
+    above: BTreeMap<StripeId, Option<Candidate>>,
+    climbed: Instant,
     rescue: Rescue,
     playout: Playout,
     clock: ClockMap,
@@ -110,6 +118,7 @@ pub(super) struct Viewer {
     failovers: u64,
     lag: Histogram,
     recent_lag: Histogram,
+    last_lag_ms: u16,
 }
 
 impl Viewer {
@@ -148,6 +157,8 @@ impl Viewer {
             find: FIND,
             parents: Parents::default(),
             orphans: BTreeMap::new(),
+            above: BTreeMap::new(),
+            climbed: now,
             rescue: Rescue::default(),
             clock: ClockMap::new(now),
             fresh_clock: None,
@@ -170,6 +181,7 @@ impl Viewer {
             failovers: 0,
             lag: Histogram::default(),
             recent_lag: Histogram::default(),
+            last_lag_ms: 0,
         }
     }
 
@@ -245,15 +257,33 @@ impl Viewer {
                 stripe,
                 from,
                 epoch,
-                ..
-            } => self.subscribe(peer, stripe, (epoch, from), now),
+                strength,
+                free,
+                orphan,
+                old,
+                lease: _,
+            } => {
+                let asks = Asks {
+                    strength,
+                    free,
+                    orphan,
+                    old,
+                };
+                self.subscribe(peer, stripe, (epoch, from), &asks, now);
+            }
             Message::Accept {
                 stripe,
                 path,
+                above,
                 lease,
-            } => self.accept(peer, stripe, path, lease, now),
-            Message::Reject { stripe, why } => {
+            } => self.accept(peer, stripe, (path, above), lease, now),
+            Message::Reject {
+                stripe,
+                why,
+                instead,
+            } => {
                 self.parents.rejected(peer, stripe, now);
+                self.suggested(instead, now);
                 if why == NoStripe::Busy
                     && let Some(state) = self.relay.peers.get_mut(&peer)
                 {
@@ -261,12 +291,21 @@ impl Viewer {
                 }
                 self.seek_parents(now);
             }
-            Message::Path { stripe, path } => self.path(peer, stripe, path, now),
-            Message::Evict { stripe } => {
-                if self.parents.evicted(peer, stripe, now) {
+            Message::Path {
+                stripe,
+                path,
+                above,
+            } => self.path(peer, stripe, (path, above), now),
+            Message::Evict { stripe, go_to } => {
+                let node = go_to
+                    .as_ref()
+                    .map(|c| c.node)
+                    .filter(|n| *n != self.relay.me);
+                self.suggested(go_to, now);
+                if self.parents.evicted(peer, stripe, node, now) {
                     self.path_lost(stripe);
-                    self.seek_parents(now);
                 }
+                self.seek_parents(now);
             }
             Message::Invite { stripe } if seed => {
                 let step = self.parents.invited(peer, stripe, now);
@@ -335,6 +374,7 @@ impl Viewer {
             self.relay.reset(header.epoch, format);
             self.parents.reset(format.stripes, format.round(), now);
             self.orphans.clear();
+            self.above.clear();
             self.rescue.clear();
             self.playout.start(start.from, start.head, now);
             self.started = Some((now, start.head));
@@ -446,6 +486,7 @@ impl Viewer {
             delay_ms: self.relay.peers.get(&seed).map_or(0, |p| p.owd_ms),
         };
         self.reported_room = (self.relay.children.slots(), self.relay.children.spare());
+        self.last_lag_ms = report.lag_ms;
         self.recent_lag = Histogram::default();
         self.relay.send(seed, &Message::Report(report));
     }
@@ -460,12 +501,15 @@ impl Viewer {
         self.pull(now);
         self.meet(now);
         self.meet_others(now);
+        self.climb(now);
         if now.saturating_duration_since(self.have_at) >= HAVE {
             self.have_at = now;
             self.relay.close_mute(|peer| self.seed == Some(peer), now);
             self.relay.resize();
             self.shed(now);
-            let have = Message::Have(self.relay.have(now));
+            let mut have = self.relay.have(now);
+            have.lag_ms = self.last_lag_ms;
+            let have = Message::Have(have);
             let peers: Vec<_> = self
                 .relay
                 .peers

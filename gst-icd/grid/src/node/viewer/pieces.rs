@@ -103,6 +103,24 @@ impl Viewer {
         }
     }
 
+    /// What is pulled from one need not be pushed by another.
+    fn cancel_elsewhere(&mut self, pulled_from: PeerId, seqs: &[Seq]) {
+        let stripes = self.relay.stripes();
+        let mut at: BTreeMap<PeerId, Vec<Seq>> = BTreeMap::new();
+        for seq in seqs {
+            let parent = self
+                .parents
+                .feed(seq.stripe(stripes))
+                .and_then(|f| f.parent());
+            if let Some(parent) = parent.filter(|p| *p != pulled_from) {
+                at.entry(parent).or_default().push(*seq);
+            }
+        }
+        for (parent, seqs) in at {
+            self.relay.send(parent, &Message::Cancel(seqs));
+        }
+    }
+
     /// Pulls what will not come otherwise.
     pub(super) fn pull(&mut self, now: Instant) {
         let (Some(position), Some((since, start_head))) = (self.playout.position(), self.started)
@@ -156,6 +174,7 @@ impl Viewer {
             .rescue
             .plan(&missing, &sources, self.settings.latency, knows, salt, now);
         for (peer, seqs) in plan {
+            self.cancel_elsewhere(peer, &seqs);
             let epoch = self.relay.epoch;
             self.relay.send(peer, &Message::Pull { epoch, seqs });
         }

@@ -16,25 +16,40 @@ impl Viewer {
         peer: PeerId,
         stripe: StripeId,
         (epoch, from): (Epoch, Seq),
+        asks: &Asks,
         now: Instant,
     ) {
-        let Some(short) = self.relay.peers.get(&peer).map(|p| p.id.short()) else {
+        let Some(state) = self.relay.peers.get(&peer) else {
             return;
+        };
+        let asker = Asker {
+            peer,
+            short: state.id.short(),
+            strength: if state.relays { asks.strength } else { 0 },
+            orphan: asks.orphan,
         };
         // In another life of the seed than the asker, it could not feed it.
         let path = self.own_path(stripe).filter(|_| epoch == self.relay.epoch);
-        let verdict = self
-            .relay
-            .children
-            .judge(peer, short, stripe, path.as_deref());
-        if let Err(why) = verdict {
-            self.relay.send(peer, &Message::Reject { stripe, why });
-            return;
+        match self.relay.children.judge(&asker, stripe, path.as_deref()) {
+            Ok(Taken::Slot) => {}
+            Ok(Taken::Over(weaker)) => self.relay.displace(weaker, stripe, peer, asks, now),
+            Err(why) => {
+                let instead = self.roomy(peer);
+                let reject = Message::Reject {
+                    stripe,
+                    why,
+                    instead,
+                };
+                self.relay.send(peer, &reject);
+                return;
+            }
         }
-        let fresh = self.relay.children.add(peer, stripe, false, now);
+        let strength = asker.strength;
+        let fresh = self.relay.children.add(peer, stripe, false, strength, now);
         let accept = Message::Accept {
             stripe,
             path: path.unwrap_or_default(),
+            above: self.above(stripe),
             lease: false,
         };
         self.relay.send(peer, &accept);
@@ -48,7 +63,7 @@ impl Viewer {
         &mut self,
         peer: PeerId,
         stripe: StripeId,
-        path: Vec<u64>,
+        (path, above): (Vec<u64>, Option<Candidate>),
         lease: bool,
         now: Instant,
     ) {
@@ -64,6 +79,7 @@ impl Viewer {
             return;
         }
         let before = self.parents.feed(stripe).map(|f| f.path().to_vec());
+        self.above.insert(stripe, above);
         let leave = self.parents.accepted(peer, stripe, path, lease, now);
         self.walk(leave, now);
         if let Some((from, since)) = self.orphans.remove(&stripe)
@@ -83,17 +99,77 @@ impl Viewer {
         }
     }
 
-    pub(super) fn path(&mut self, peer: PeerId, stripe: StripeId, path: Vec<u64>, now: Instant) {
+    pub(super) fn path(
+        &mut self,
+        peer: PeerId,
+        stripe: StripeId,
+        (path, above): (Vec<u64>, Option<Candidate>),
+        now: Instant,
+    ) {
+        if self.parents.feed(stripe).and_then(|f| f.parent()) == Some(peer) {
+            self.above.insert(stripe, above);
+        }
         let me = self.relay.me.short();
         match self.parents.path_changed(peer, stripe, path, me) {
             Path::Same => {}
             Path::Changed => self.path_told(stripe),
             Path::Useless => {
                 self.decline(peer, stripe);
-                let _ = self.parents.evicted(peer, stripe, now);
+                let _ = self.parents.evicted(peer, stripe, None, now);
                 self.path_lost(stripe);
                 self.seek_parents(now);
             }
+        }
+    }
+
+    /// Who feeds this node a stripe, for its children; none if that is the seed.
+    fn above(&self, stripe: StripeId) -> Option<Candidate> {
+        let parent = self.parents.feed(stripe)?.parent()?;
+        self.relay.candidate(parent)
+    }
+
+    /// A stripe that a weaker one feeds to this node goes up, past that one.
+    pub(super) fn climb(&mut self, now: Instant) {
+        if self.started.is_none() || now.saturating_duration_since(self.climbed) < CLIMB {
+            return;
+        }
+        self.climbed = now;
+        let mine = u32::from(self.standing().strength) * 4;
+        let weaker = |peer: PeerId| {
+            let theirs = self.relay.peers.get(&peer).filter(|p| !p.seed)?;
+            Some(u32::from(theirs.have.strength) * 5 < mine)
+        };
+        let steady: Vec<_> = self
+            .parents
+            .steady(now)
+            .filter(|(_, parent)| weaker(*parent) == Some(true))
+            .filter_map(|(stripe, _)| Some((stripe, self.above.get(&stripe)?.clone()?)))
+            .filter(|(_, above)| above.node != self.relay.me)
+            .collect();
+        if steady.is_empty() {
+            return;
+        }
+        let (stripe, above) = steady[self.relay.rng.usize(..steady.len())].clone();
+        self.parents.climb(stripe, above.node, now);
+        self.suggested(Some(above), now);
+        self.seek_parents(now);
+    }
+
+    /// A neighbour that says that it has room, for one that found none here.
+    fn roomy(&self, asker: PeerId) -> Option<Candidate> {
+        let viewers = self.relay.peers.iter();
+        let (peer, _) = viewers
+            .filter(|(peer, p)| **peer != asker && p.ready && !p.seed && p.relays)
+            .max_by_key(|(peer, p)| (p.have.spare, **peer))
+            .filter(|(_, p)| p.have.spare > 0)?;
+        self.relay.candidate(*peer)
+    }
+
+    /// What this node can give.
+    pub(super) fn standing(&self) -> Standing {
+        let slots = self.relay.children.slots().min(usize::from(u16::MAX));
+        Standing {
+            strength: if self.relay.gives { slots as u16 } else { 0 },
         }
     }
 
@@ -112,7 +188,13 @@ impl Viewer {
         let children: Vec<_> = self.relay.children.of(stripe).collect();
         for child in children {
             let path = path.clone();
-            self.relay.send(child, &Message::Path { stripe, path });
+            let above = self.above(stripe);
+            let message = Message::Path {
+                stripe,
+                path,
+                above,
+            };
+            self.relay.send(child, &message);
         }
     }
 
@@ -137,11 +219,18 @@ impl Viewer {
                         // Nothing came yet, and what waits there is cancelled with it.
                         None => self.first_missing(Some(stripe)).unwrap_or_default(),
                     };
+                    let old = fed
+                        .and_then(|f| f.parent())
+                        .filter(|p| Some(*p) != self.seed);
                     let message = Message::Subscribe {
                         stripe,
                         from,
                         lease,
                         epoch: self.relay.epoch,
+                        strength: self.standing().strength,
+                        free: self.relay.children.spare() > 0,
+                        orphan: fed.is_none(),
+                        old: old.and_then(|old| self.relay.candidate(old)),
                     };
                     self.relay.send(peer, &message);
                 }
@@ -164,9 +253,13 @@ impl Viewer {
         }
     }
 
-    /// The uplink shrank: the youngest children go.
-    pub(super) fn shed(&mut self, _now: Instant) {
+    /// The uplink shrank: the weakest children go, of these the youngest.
+    pub(super) fn shed(&mut self, now: Instant) {
+        self.relay.children.let_go(now);
         let over = self.relay.children.excess();
+        if over == 0 {
+            return;
+        }
         let mut all: Vec<_> = (0..self.relay.stripes())
             .map(StripeId)
             .flat_map(|k| {
@@ -177,10 +270,14 @@ impl Viewer {
                     .collect::<Vec<_>>()
             })
             .collect();
-        all.sort_by_key(|(k, p)| self.relay.children.get(*p, *k).map(|c| c.since));
-        for (stripe, peer) in all.into_iter().rev().take(over) {
+        all.sort_by_key(|(k, p)| {
+            let child = self.relay.children.get(*p, *k);
+            child.map(|c| (c.strength, std::cmp::Reverse(c.since)))
+        });
+        for (stripe, peer) in all.into_iter().take(over) {
             self.relay.children.remove(peer, stripe);
-            self.relay.send(peer, &Message::Evict { stripe });
+            let go_to = self.roomy(peer);
+            self.relay.send(peer, &Message::Evict { stripe, go_to });
         }
     }
 
@@ -191,9 +288,16 @@ impl Viewer {
             .filter(|(_, p)| p.ready)
             .map(|(peer, p)| Neighbour {
                 peer: *peer,
+                id: p.id,
                 seed: p.seed,
                 spare: if p.relays { p.have.spare } else { 0 },
+                weakest: if p.relays {
+                    p.have.weakest.clone()
+                } else {
+                    Vec::new()
+                },
                 rtt: p.rtt,
+                lag: Duration::from_millis(u64::from(p.have.lag_ms)),
                 heads: p.have.heads.clone(),
             })
             .collect()
@@ -204,7 +308,9 @@ impl Viewer {
             return;
         }
         let neighbours = self.neighbours();
-        let steps = self.parents.tick(&neighbours, &mut self.relay.rng, now);
+        let standing = self.standing();
+        let rng = &mut self.relay.rng;
+        let steps = self.parents.tick(&neighbours, standing, rng, now);
         self.walk(steps, now);
     }
 }
