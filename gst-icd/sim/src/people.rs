@@ -6,7 +6,7 @@ use icd_grid::Bitrate;
 
 use crate::network::{Link, Nat, overhead};
 use crate::settings::Settings;
-use crate::world::{Newcomer, Scenario, World};
+use crate::world::{Counts, Newcomer, Scenario, World};
 
 /// Frozen viewers come back after so long.
 const STALL: Duration = Duration::from_secs(3);
@@ -33,6 +33,8 @@ pub struct People<'a> {
     /// Who forges.
     pub liars: Vec<usize>,
     seed_bytes: Vec<f64>,
+    /// What all had done when the measured time began.
+    pub before: Counts,
     /// When the measured time begins.
     pub from: Duration,
 }
@@ -80,6 +82,7 @@ impl<'a> People<'a> {
             late: Vec::new(),
             liars: Vec::new(),
             seed_bytes: Vec::new(),
+            before: Counts::default(),
             from,
         }
     }
@@ -233,6 +236,9 @@ impl<'a> People<'a> {
             }
             if now >= fails && !std::mem::replace(&mut struck, now >= fails) {
                 self.disaster();
+            }
+            if now <= self.from {
+                self.before = self.world.counts();
             }
             let second = now.as_secs();
             self.world.run(STEP);

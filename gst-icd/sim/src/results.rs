@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::measure::{Measure, Tally};
 use crate::people::People;
 use crate::settings::Settings;
+use crate::world::Counts;
 
 /// Quantiles of the lag, in milliseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -169,6 +170,8 @@ impl Results {
         let world = people.world();
         let measure = world.measure();
         let counts = world.counts();
+        let before = &people.before;
+        let since = |f: fn(&Counts) -> f64| f(&counts) - f(before);
         let copy = people.copy() / 8.0;
         let from = people.from.as_secs() as usize;
         let to = world.elapsed().as_secs() as usize;
@@ -193,11 +196,11 @@ impl Results {
             0 => 0,
             n => starts[((n as f64 * share) as usize).min(n - 1)],
         };
-        let total = |f: fn(&icd_grid::Stats) -> u64| {
-            viewers.iter().map(|v| f(&v.stats)).sum::<u64>() as f64
-        };
-        let (by_seed, by_peers) = (total(|s| s.bytes_from_seed), total(|s| s.bytes_from_peers));
-        let pieces = counts.pieces.max(1) as f64;
+        let by_seed = since(|c| c.from_seed as f64);
+        let by_peers = since(|c| c.from_peers as f64);
+        let pieces = since(|c| c.pieces as f64).max(1.0);
+        let messages = since(|c| c.message_bytes);
+        let all = messages + since(|c| c.piece_bytes);
         let tracks = measure.tracks();
         let seen: Vec<_> = tracks.iter().filter(|t| t.tally.due > 0).collect();
         let at_999 = seen.iter().filter(|t| t.tally.share() >= 0.999).count();
@@ -208,7 +211,7 @@ impl Results {
             .position(|five| five.iter().all(|s| s.on_time >= 0.999));
         let late = |host: usize| people.late.binary_search(&host).is_ok();
         let liar = |host: usize| people.liars.contains(&host);
-        let payload = counts.payload_bytes.max(1.0);
+        let payload = since(|c| c.payload_bytes).max(1.0);
         let lag = |share| measure.lag.quantile(share);
         Self {
             on_time: sum(measure, |_| true),
@@ -226,9 +229,9 @@ impl Results {
                 p50: start(0.5),
                 p99: start(0.99),
             },
-            duplicate: total(|s| s.duplicates) / pieces,
-            control: counts.message_bytes / (counts.message_bytes + counts.piece_bytes).max(1.0),
-            pulled: total(|s| s.rescued) / pieces,
+            duplicate: since(|c| c.duplicates as f64) / pieces,
+            control: messages / all.max(1.0),
+            pulled: since(|c| c.rescued as f64) / pieces,
             detect_ms: Times {
                 p50: counts.detect.quantile(0.5),
                 p99: counts.detect.quantile(0.99),
@@ -243,7 +246,7 @@ impl Results {
             stalled_viewers: tracks.iter().filter(|t| t.stalls > 0).count(),
             over_capacity: world.lines().map(|line| line.over_capacity).sum(),
             payload_load: settings.n as f64 * settings.rate as f64 / people.capacity().max(1.0),
-            wire_overhead: (counts.piece_bytes + counts.message_bytes + counts.ack_bytes) / payload,
+            wire_overhead: (all + since(|c| c.ack_bytes)) / payload,
             depth: depth(people),
             rss_bytes: resident(),
             wall_s: wall.as_secs_f64(),

@@ -167,6 +167,14 @@ pub struct Counts {
     pub refused: u64,
     /// From a death to what its child noticed of it.
     pub detect: Spread,
+    /// Pieces that came twice.
+    pub duplicates: u64,
+    /// Pieces that came because they were pulled.
+    pub rescued: u64,
+    /// Piece bytes from the seed.
+    pub from_seed: u64,
+    /// Piece bytes from viewers.
+    pub from_peers: u64,
 }
 
 /// See the module.
@@ -307,7 +315,7 @@ impl World {
             latency: self.scenario.latency,
             upload: newcomer.upload,
             relay: newcomer.relay,
-            max_peers: 24,
+            max_peers: 100,
             port: 0,
             stream: Some(self.key),
         };
@@ -740,9 +748,16 @@ impl World {
         self.hosts.iter().map(|h| &h.line)
     }
 
-    /// What all did together.
-    pub fn counts(&self) -> &Counts {
-        &self.counts
+    /// What all did together until now.
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.counts.clone();
+        for stats in self.hosts[1..].iter().map(|h| h.node.stats(self.now)) {
+            counts.duplicates += stats.duplicates;
+            counts.rescued += stats.rescued;
+            counts.from_seed += stats.bytes_from_seed;
+            counts.from_peers += stats.bytes_from_peers;
+        }
+        counts
     }
 
     /// What became of the pieces.
