@@ -39,6 +39,12 @@ pub struct Asker {
     pub orphan: bool,
 }
 
+/// Whether a node is so much stronger than another that they change places: a move costs both
+/// something, and strengths are known by a slot or two.
+pub fn outweighs(one: u16, other: u16) -> bool {
+    u32::from(one) * 4 > u32::from(other) * 5
+}
+
 /// How a stripe is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
@@ -168,7 +174,9 @@ impl Children {
             return Ok(Taken::Slot);
         }
         match self.weakest(stripe) {
-            Some((weaker, child)) if child.strength < asker.strength => Ok(Taken::Over(weaker)),
+            Some((weaker, child)) if outweighs(asker.strength, child.strength) => {
+                Ok(Taken::Over(weaker))
+            }
             _ => Err(NoStripe::Busy),
         }
     }

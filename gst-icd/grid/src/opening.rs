@@ -15,10 +15,10 @@ use crate::ids::{SenderTime, Seq};
 const MAKE_UP: Duration = Duration::from_millis(500);
 /// The seed sends the start itself if it has this many copies of the stream free ...
 const PLENTY: f64 = 3.0;
-/// ... or at least this many if no viewer can: the live stream, and some of the past beside it.
+/// ... or at least this many beside those for the past, if no viewer can: the live stream.
 const ENOUGH: f64 = 1.1;
-/// Viewers send it if they have this much to spare beyond what the newcomer will take from them
-/// for good: not every viewer can be reached, and the past comes on top.
+/// Viewers send it if they have this much to spare beyond the live stream and the past: not every
+/// viewer can be reached.
 const GRID_BEYOND: f64 = 0.25;
 /// Tables of a transport stream are repeated more often than this; older ones lead nowhere.
 const LEAD: Duration = Duration::from_secs(1);
@@ -84,8 +84,10 @@ pub struct Room {
     pub busy: bool,
     /// Copies that viewers can still push.
     pub spare: f64,
-    /// Copies that the newcomer takes from the grid beyond what it says that it can push.
-    pub needs: f64,
+    /// Copies of the live stream that it takes from the others.
+    pub live: f64,
+    /// Copies that the past takes, if it is to be there within a play-out delay.
+    pub past: f64,
 }
 
 /// Decides. `overdue`: by how much the newest join point that is due is overdue, none if the
@@ -101,9 +103,9 @@ pub fn opening(room: Room, overdue: Option<Duration>) -> Opening {
             _ => Opening::Seed(From::Newest),
         };
     }
-    if room.spare >= room.needs + GRID_BEYOND {
+    if room.spare >= room.live + room.past + GRID_BEYOND {
         Opening::Grid
-    } else if room.free >= ENOUGH && !room.busy {
+    } else if room.free >= ENOUGH + room.past && !room.busy {
         Opening::Seed(From::Newest)
     } else {
         Opening::Wait
@@ -116,13 +118,14 @@ mod tests {
 
     const NOW: Option<Duration> = Some(Duration::from_millis(900));
 
-    /// The seed's room, the viewers', and what the newcomer needs.
-    fn room(free: f64, spare: f64, needs: f64) -> Room {
+    /// The seed's room, the viewers', and what the past takes.
+    fn room(free: f64, spare: f64, past: f64) -> Room {
         Room {
             free,
             busy: false,
             spare,
-            needs,
+            live: 1.0,
+            past,
         }
     }
 
@@ -166,15 +169,16 @@ mod tests {
     #[test]
     fn a_narrow_seed_leaves_it_to_the_grid_then_itself_then_waits() {
         let opening = |room| opening(room, NOW);
-        assert_eq!(opening(room(2.2, 1.3, 1.0)), Opening::Grid);
-        assert_eq!(opening(room(2.2, 1.0, 1.0)), Opening::Seed(From::Newest));
-        assert_eq!(opening(room(0.4, 1.3, 1.0)), Opening::Grid);
+        assert_eq!(opening(room(2.2, 2.1, 0.5)), Opening::Grid);
+        assert_eq!(opening(room(2.2, 1.5, 0.5)), Opening::Seed(From::Newest));
+        assert_eq!(opening(room(0.4, 1.8, 0.5)), Opening::Grid);
+        assert_eq!(opening(room(0.4, 1.5, 0.5)), Opening::Wait);
         assert_eq!(
-            opening(room(0.4, 0.5, 0.0)),
-            Opening::Grid,
-            "it brings what it takes"
+            opening(room(1.3, 0.0, 0.5)),
+            Opening::Wait,
+            "a key frame is near"
         );
-        assert_eq!(opening(room(0.4, 0.5, 1.0)), Opening::Wait);
+        assert_eq!(opening(room(1.3, 0.0, 0.1)), Opening::Seed(From::Newest));
         let busy = Room {
             busy: true,
             ..room(9.0, 0.5, 0.5)

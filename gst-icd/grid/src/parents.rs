@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::children::LEAVING;
+use crate::children::{LEAVING, outweighs};
 use crate::ids::{NodeId, PeerId, Seq, StripeId};
 use crate::message::MAX_DEPTH;
 
@@ -20,8 +20,9 @@ const UPSTREAM_PATIENCE: Duration = Duration::from_millis(700);
 const ORPHAN: Duration = Duration::from_millis(150);
 /// An orphan for so long asks the seed first: peers said no, or nothing, twice or more.
 const LONG_ORPHAN: Duration = Duration::from_millis(350);
-/// A stripe on loan stays with the seed until it is so many pieces behind the newest at most.
-const CAUGHT_UP: u64 = 32;
+/// A stripe on loan stays with the seed until it is so many rounds behind the newest at most:
+/// what is not here yet, another would have to begin with.
+const CAUGHT_UP: u64 = 2;
 const SEED_RETRY: Duration = Duration::from_millis(400);
 /// A peer that said no for a stripe is not asked for it again for this long.
 const REFUSED: Duration = Duration::from_millis(800);
@@ -462,7 +463,8 @@ impl Parents {
             }
             feed.refused.retain(|_, until| *until > now);
             // The seed still sends the past on loan; another would have to begin with it anew.
-            let caught_up = |last: Seq| newest.is_some_and(|n| last.plus(CAUGHT_UP) >= n);
+            let rounds = CAUGHT_UP * stripes as u64;
+            let caught_up = |last: Seq| newest.is_some_and(|n| last.plus(rounds) >= n);
             if feed.leased() && !feed.last.is_some_and(caught_up) {
                 continue;
             }
@@ -496,7 +498,7 @@ impl Parents {
             // The strong go up: there is a place where a child is weaker.
             let weaker = |n: &Neighbour| {
                 let weakest = n.weakest.get(k).copied().flatten();
-                weakest.is_some_and(|w| w < standing.strength)
+                weakest.is_some_and(|w| outweighs(standing.strength, w))
             };
             let best = named.filter(usable).or_else(|| {
                 neighbours

@@ -64,7 +64,7 @@ pub struct Results {
     pub seed_x: f64,
     /// Share of the viewers' bytes that viewers sent.
     pub offload: f64,
-    /// From a viewer's first packet to its first payload.
+    /// From a viewer's first packet to its first payload that is not overdue.
     pub start_ms: Times,
     /// Share of the pieces that came twice.
     pub duplicate: f64,

@@ -83,7 +83,7 @@ pub struct Viewer {
     pub played: u64,
     /// Marks of discontinuity after the first.
     pub discontinuities: u64,
-    /// From its start to its first payload.
+    /// From its start to its first payload that was not overdue.
     pub start: Option<Duration>,
     /// Killed or frozen.
     pub down: bool,
@@ -513,9 +513,11 @@ impl World {
             let origin = self.origin;
             let host_state = &mut self.hosts[host];
             match media {
-                Media::Payload { discont, .. } => {
-                    host_state.discontinuities += u64::from(discont && host_state.first.is_some());
-                    if host_state.first.is_none() {
+                Media::Payload { discont, time, .. } => {
+                    host_state.discontinuities += u64::from(discont && host_state.played > 0);
+                    // What is overdue is decoded and not shown.
+                    let made = origin + Duration::from_nanos(time.0);
+                    if host_state.first.is_none() && made + self.scenario.latency >= now {
                         host_state.first = Some(now);
                         self.measure.playing(host - 1, now - origin);
                     }

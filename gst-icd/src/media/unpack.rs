@@ -149,6 +149,7 @@ impl Unpacker {
             Media::Payload {
                 bytes,
                 first_item,
+                time: _,
                 discont,
                 clock,
             } => {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::clock::Mapping;
 use crate::cutter::Entry;
-use crate::ids::{Bitrate, Epoch, NodeId, PeerId, Seq, StreamKey, StripeId};
+use crate::ids::{Bitrate, Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
 use crate::message::Refusal;
 use crate::piece::Hop;
 use crate::trust::{Sign, Verify};
@@ -293,6 +293,8 @@ pub enum Media {
         bytes: Bytes,
         /// Offset of the first item that begins here.
         first_item: Option<u32>,
+        /// When its first byte entered the seed.
+        time: SenderTime,
         /// Something before it is missing; parsing starts anew at `first_item`.
         discont: bool,
         /// The map from sender time to local time.

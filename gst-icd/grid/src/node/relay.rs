@@ -36,6 +36,8 @@ const BEHIND: Duration = Duration::from_secs(3600);
 const DRIFT_US_PER_S: f64 = 100.0;
 /// What a new root of a stripe may have missed: longer than it takes to find one.
 const FILL: Duration = Duration::from_secs(4);
+/// Pieces of a stripe that come at once with a subscription; more is a start.
+const MOVED: usize = 4;
 /// A connection that says no hello for so long is closed.
 const HELLO: Duration = Duration::from_secs(5);
 /// Header versions that are kept, of at most 256 KiB each: those that the window's pieces name,
@@ -57,6 +59,10 @@ pub(super) struct Peer {
     pub(super) pinged: Option<(u32, Instant)>,
     pub(super) ping_sent: Option<Instant>,
     pub(super) heard: Instant,
+    /// When anything was sent to it.
+    pub(super) told: Instant,
+    /// When the buffer map was sent to it.
+    pub(super) told_have: Instant,
     nonsense: (u32, Instant),
     given_header: Option<(u32, Instant)>,
     pub(super) bytes_in: u64,
@@ -192,6 +198,8 @@ impl Relay {
             pinged: None,
             ping_sent: None,
             heard: now,
+            told: now,
+            told_have: now,
             nonsense: (0, now),
             given_header: None,
             bytes_in: 0,
@@ -388,11 +396,17 @@ impl Relay {
     ) {
         let Some(format) = self.format else { return };
         let head = self.window.head().unwrap_or(from);
-        for (seq, bytes) in self.since(from, stripe) {
+        let pieces = self.since(from, stripe);
+        // What a child misses by its move is as urgent as what follows; that is not much.
+        let moved = stripe.is_some() && pieces.len() <= MOVED;
+        for (seq, bytes) in pieces {
             // Behind all that others wait for, since a start must not delay the grid; among
             // those that start, as old as it is: what is due first goes first.
             let age = format.piece * head.0.saturating_sub(seq.0).min(100_000) as u32;
-            let order = now + BEHIND.saturating_sub(age);
+            let order = match moved {
+                true => now,
+                false => now + BEHIND.saturating_sub(age),
+            };
             self.uplink
                 .push(peer, seq, bytes, Why::Backlog, order, now + ttl, now);
         }
@@ -532,8 +546,11 @@ impl Relay {
 
     pub(super) fn poll(&mut self, now: Instant) -> Option<Action> {
         if let Some(action) = self.actions.pop_front() {
-            if let Action::Send(_, bytes) = &action {
+            if let Action::Send(peer, bytes) = &action {
                 self.uplink.message(bytes.len(), now);
+                if let Some(state) = self.peers.get_mut(peer) {
+                    state.told = now;
+                }
             }
             return Some(action);
         }
@@ -551,6 +568,7 @@ impl Relay {
             self.bytes_sent += body.len() as u64;
             if let Some(state) = self.peers.get_mut(&transmit.peer) {
                 state.bytes_out += body.len() as u64;
+                state.told = now;
             }
             return Some(Action::SendPiece {
                 peer: transmit.peer,

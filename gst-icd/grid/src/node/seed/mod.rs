@@ -32,6 +32,8 @@ const MAX_UNREADY: usize = 1024;
 /// More backlog than this in the uplink's queue makes newcomers wait for their start, unless
 /// viewers send it.
 const START_BACKLOG: Duration = Duration::from_millis(100);
+/// In a grid of so many viewers, one that relays soon gives what it takes.
+const MANY: usize = 16;
 /// An answer of the application that does not come is a no.
 const VERDICT: Duration = Duration::from_secs(5);
 

@@ -49,11 +49,18 @@ impl Seed {
         let copy = f64::from(stripes.max(1));
         let free = self.relay.children.spare() as f64 / copy;
         let spare = self.seat.spare(peer, now) as f64 / copy;
+        let newest = window.newest_join().and_then(|join| window.get(join));
+        let age = newest.map_or(Duration::ZERO, |p| self.time(now).since(p.info().time));
+        let past = age.as_secs_f64() / latency.as_secs_f64().max(0.1);
         let room = Room {
             free,
             busy: self.relay.uplink.backlog() > START_BACKLOG,
             spare,
-            needs: self.needs(&hello) / copy,
+            live: match self.seat.len() {
+                few if few < MANY => 1.0,
+                _ => self.needs(&hello) / copy,
+            },
+            past,
         };
         let opening = opening(room, overdue);
         let by_seed = match opening {

@@ -86,6 +86,7 @@ impl Viewer {
             self.orphans.entry(stripe).or_insert((id, now));
         }
         self.parents.forget(peer, now);
+        self.unwanted.retain(|(p, _), _| *p != peer);
         self.relay.forget(peer).map(|p| p.id)
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::candidates::Candidates;
-use crate::children::{Asker, CHILD_SILENCE, Taken};
+use crate::children::{Asker, CHILD_SILENCE, Taken, outweighs};
 use crate::clock::ClockMap;
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
 use crate::message::{
@@ -32,8 +32,11 @@ use crate::window::{Bounds, Offered};
 use crate::node::Action;
 
 const TICK: Duration = Duration::from_millis(20);
-/// Says what this node has, and that it lives.
+/// A child hears something at least this often.
 const HAVE: Duration = Duration::from_millis(200);
+/// Buffer maps go to those that feed or are fed, and to others, this often.
+const HAVE_FAMILY: Duration = Duration::from_millis(400);
+const HAVE_OTHERS: Duration = Duration::from_millis(800);
 const REPORT: Duration = Duration::from_secs(1);
 /// What it can give changed: newcomers may wait for it.
 const REPORT_SOON: Duration = Duration::from_millis(250);
@@ -47,6 +50,8 @@ const LONGEST_REDIAL: Duration = Duration::from_secs(1);
 const WARM: usize = 6;
 /// A stripe goes up at most this often.
 const CLIMB: Duration = Duration::from_millis(500);
+/// Who pushes what another feeds is told again after so long.
+const UNWANTED: Duration = Duration::from_millis(500);
 /// Dials at the same time, at most.
 const MAX_DIALING: usize = 16;
 const FIND: Duration = Duration::from_millis(200);
@@ -95,6 +100,8 @@ pub(super) struct Viewer {
     /// Who feeds my parent of each stripe.
     above: BTreeMap<StripeId, Option<Candidate>>,
     climbed: Instant,
+    /// Who pushes a stripe that another feeds, since when.
+    unwanted: BTreeMap<(PeerId, StripeId), Instant>,
     rescue: Rescue,
     playout: Playout,
     clock: ClockMap,
@@ -108,7 +115,6 @@ pub(super) struct Viewer {
     last_piece: Instant,
     ticked: Instant,
     have_at: Instant,
-    spoke: u64,
     report_at: Instant,
     reported_room: (usize, usize),
     end_told: bool,
@@ -159,6 +165,7 @@ impl Viewer {
             orphans: BTreeMap::new(),
             above: BTreeMap::new(),
             climbed: now,
+            unwanted: BTreeMap::new(),
             rescue: Rescue::default(),
             clock: ClockMap::new(now),
             fresh_clock: None,
@@ -171,7 +178,6 @@ impl Viewer {
             last_piece: now,
             ticked: now,
             have_at: now,
-            spoke: 0,
             report_at: now,
             reported_room: (0, 0),
             end_told: false,
@@ -375,6 +381,7 @@ impl Viewer {
             self.parents.reset(format.stripes, format.round(), now);
             self.orphans.clear();
             self.above.clear();
+            self.unwanted.clear();
             self.rescue.clear();
             self.playout.start(start.from, start.head, now);
             self.started = Some((now, start.head));
@@ -510,19 +517,22 @@ impl Viewer {
             let mut have = self.relay.have(now);
             have.lag_ms = self.last_lag_ms;
             let have = Message::Have(have);
-            let peers: Vec<_> = self
-                .relay
-                .peers
-                .iter()
-                .filter(|(_, p)| p.ready && !p.seed)
-                .map(|(peer, p)| (*peer, p.ping_sent))
+            let viewers = self.relay.peers.iter().filter(|(_, p)| p.ready && !p.seed);
+            let since = |at| now.saturating_duration_since(at);
+            let peers: Vec<_> = viewers
+                .map(|(peer, p)| (*peer, p.ping_sent, since(p.told), since(p.told_have)))
                 .collect();
-            self.spoke += 1;
-            for (peer, pinged) in peers {
-                // Children know by it that their parent lives; to the others it is a buffer map.
+            for (peer, pinged, quiet, old) in peers {
                 let fed = self.relay.children.stripes_of(peer).next().is_some();
-                if !fed && !self.spoke.is_multiple_of(2) {
+                let family = fed || self.parents.count(peer) > 0;
+                // A child knows by it that its parent lives, unless pieces tell it; to all it is a
+                // buffer map.
+                let due = old >= if family { HAVE_FAMILY } else { HAVE_OTHERS };
+                if !due && !(fed && quiet >= HAVE) {
                     continue;
+                }
+                if let Some(state) = self.relay.peers.get_mut(&peer) {
+                    state.told_have = now;
                 }
                 let delay_ms = self.relay.peers.get(&peer).map_or(0, |p| p.owd_ms);
                 let mut have = have.clone();
@@ -571,6 +581,7 @@ impl Viewer {
                     return Some(Media::Payload {
                         bytes: piece.payload(),
                         first_item: piece.info().first_item,
+                        time: piece.info().time,
                         discont,
                         clock,
                     });

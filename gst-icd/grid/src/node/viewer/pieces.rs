@@ -44,6 +44,9 @@ impl Viewer {
                 }
                 return;
             }
+            if hop.why == Why::Push {
+                self.unwanted(peer, seq.stripe(self.relay.stripes()), now);
+            }
             if self.relay.window.has(seq) {
                 self.relay.duplicates += 1;
                 self.relay.note_hop(peer, &hop, size, now);
@@ -92,6 +95,23 @@ impl Viewer {
         }
         if info.end {
             self.report(now);
+        }
+    }
+
+    /// A push of a stripe that another feeds: it was told so, but the message may be long on its
+    /// way, or answered a subscription that was given up. It is told again, not too often.
+    fn unwanted(&mut self, peer: PeerId, stripe: StripeId, now: Instant) {
+        let other = self.parents.feed(stripe).and_then(|f| f.parent());
+        let wanted = other.is_none_or(|p| p == peer) || self.parents.is_pending(peer, stripe);
+        let key = (peer, stripe);
+        if wanted {
+            self.unwanted.remove(&key);
+            return;
+        }
+        let since = *self.unwanted.entry(key).or_insert(now);
+        if now.saturating_duration_since(since) >= UNWANTED {
+            self.unwanted.insert(key, now);
+            self.decline(peer, stripe);
         }
     }
 

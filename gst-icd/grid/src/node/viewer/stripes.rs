@@ -134,10 +134,10 @@ impl Viewer {
             return;
         }
         self.climbed = now;
-        let mine = u32::from(self.standing().strength) * 4;
+        let mine = self.standing().strength;
         let weaker = |peer: PeerId| {
             let theirs = self.relay.peers.get(&peer).filter(|p| !p.seed)?;
-            Some(u32::from(theirs.have.strength) * 5 < mine)
+            Some(outweighs(mine, theirs.have.strength))
         };
         let steady: Vec<_> = self
             .parents
@@ -174,7 +174,7 @@ impl Viewer {
     }
 
     /// Wants nothing of a stripe from this peer.
-    fn decline(&mut self, peer: PeerId, stripe: StripeId) {
+    pub(super) fn decline(&mut self, peer: PeerId, stripe: StripeId) {
         let from = Seq(0);
         self.relay
             .send(peer, &Message::Unsubscribe { stripe, from });
