@@ -8,6 +8,8 @@ use crate::network::{Link, Nat, overhead};
 use crate::settings::Settings;
 use crate::world::{Counts, Newcomer, Scenario, World};
 
+/// A line that carries a copy down carries at least this much of one up.
+const LEAST_LINE: f64 = 0.5;
 /// Frozen viewers come back after so long.
 const STALL: Duration = Duration::from_secs(3);
 /// Departures are looked for this often.
@@ -132,7 +134,7 @@ impl<'a> People<'a> {
         let rides = self.rng.f64() < self.settings.freeride;
         let upload = Bitrate((copies * self.copy) as u64);
         // Acknowledgements and messages of those without an uplink go out all the same.
-        let line = Bitrate(upload.0.max((self.copy * 0.1) as u64));
+        let line = Bitrate(upload.0.max((self.copy * LEAST_LINE) as u64));
         let host = self.world.join_as(Newcomer {
             line: Some(line),
             upload,
