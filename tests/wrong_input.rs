@@ -70,6 +70,10 @@ fn nonsense_uris_are_an_error_at_the_start() {
         ("icd://", "names no host"),
         ("icd://a:b", "\"b\" is no port"),
         ("icd://x@a", "52 letters"),
+        (
+            "icd://aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            "a key and no host",
+        ),
         ("icd://a?latency=soon", "a whole number from"),
         ("icd://a?what=1", "no URI parameter \"what\""),
         ("http://a", "icd://"),
@@ -129,6 +133,10 @@ fn wrong_settings_of_a_seed() {
         "not an address of this machine",
     );
     says(&sink("address=somewhere port=0"), "no IP address");
+    says(
+        &sink("address=127.0.0.1 port=0 announce-address=foo:80"),
+        "neither a host name nor an IP address",
+    );
     says(
         &sink(&format!("port=0 key-file={}", open.display())),
         "chmod 600",

@@ -22,6 +22,8 @@ pub(crate) enum BadUri {
     Scheme,
     #[error("the URI names no host: icd://KEY@host:port")]
     NoHost,
+    #[error("the URI names a key and no host: icd://KEY@host:port")]
+    OnlyKey,
     #[error("{0:?} is no port: a number from 0 to 65535 follows the last colon of the host")]
     Port(String),
     #[error("an IPv6 address stands in brackets: icd://KEY@[2001:db8::1]:port")]
@@ -51,6 +53,9 @@ impl IcdUri {
         };
         for host in hosts.split(',') {
             let (host, port) = split_host(host)?;
+            if uri.key.is_none() && host.parse::<StreamKey>().is_ok() {
+                return Err(BadUri::OnlyKey);
+            }
             uri.hosts.push((host, port.unwrap_or(DEFAULT_PORT)));
         }
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -73,6 +78,19 @@ impl IcdUri {
             port => format!("icd://{key}@{host}:{port}"),
         }
     }
+}
+
+/// Refuses what is no host name or address, as with a port.
+pub(crate) fn host_alone(name: &str, value: &str) -> Result<(), String> {
+    let bare = value.trim_matches(['[', ']']);
+    let address = bare.parse::<std::net::IpAddr>().is_ok();
+    let letter = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if address || (!bare.is_empty() && bare.chars().all(letter)) {
+        return Ok(());
+    }
+    Err(format!(
+        "{name} {value:?} is neither a host name nor an IP address; the port is a property of its own"
+    ))
 }
 
 /// The address to bind that a property names; none is all, dual stack.

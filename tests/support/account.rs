@@ -42,7 +42,31 @@ pub struct Verdict {
 impl Verdict {
     /// Nothing was lost, and the viewers carried most of it.
     pub fn is_good(&self) -> bool {
-        self.frames_lost == 0 && self.failed == 0 && self.copies <= 2.5 && self.offload >= 0.6
+        self.faults().is_empty()
+    }
+
+    /// What is wrong.
+    pub fn faults(&self) -> Vec<String> {
+        let faults = [
+            (
+                self.frames_lost > 0,
+                format!("{} frames were lost", self.frames_lost),
+            ),
+            (self.failed > 0, format!("{} viewers failed", self.failed)),
+            (
+                self.copies > 2.5,
+                format!(
+                    "the seed sent {:.2} times the stream, over 2.5",
+                    self.copies
+                ),
+            ),
+            (
+                self.offload < 0.6,
+                format!("offload is {:.1} %, below 60 %", self.offload * 100.0),
+            ),
+        ];
+        let is = faults.into_iter().filter(|(is, _)| *is);
+        is.map(|(_, what)| what).collect()
     }
 }
 

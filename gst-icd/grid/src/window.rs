@@ -121,6 +121,12 @@ impl Window {
         self.pieces.last_key_value().map(|(_, p)| p.info().time)
     }
 
+    /// Whether the broadcaster's end is here.
+    pub fn ended(&self) -> bool {
+        let last = self.pieces.last_key_value();
+        last.is_some_and(|(_, piece)| piece.info().end)
+    }
+
     /// The oldest piece.
     pub fn first(&self) -> Option<Seq> {
         self.pieces.first_key_value().map(|(seq, _)| *seq)

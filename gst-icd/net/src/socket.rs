@@ -12,10 +12,10 @@ const BUFFER_BYTES: usize = 4 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Somebody has the port.
-    #[error("UDP port {0} is in use; choose another `port`, or 0 for a free one")]
+    #[error("UDP port {0} is in use; choose another, or 0 for a free one")]
     InUse(SocketAddr),
     /// The address is not one of this machine's.
-    #[error("{0} is not an address of this machine; check the address property")]
+    #[error("{0} is not an address of this machine; name one that is, or :: for all")]
     NotOurs(SocketAddr),
     /// Anything else.
     #[error("cannot open a UDP socket at {0}: {1}")]

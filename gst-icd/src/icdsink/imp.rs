@@ -17,7 +17,7 @@ use crate::application::{listen, lock, post};
 use crate::media::caps;
 use crate::media::item::MAX_ITEM_BYTES;
 use crate::media::pack::{Packed, Packer, running};
-use crate::uri::IcdUri;
+use crate::uri::{IcdUri, host_alone};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -280,6 +280,9 @@ impl IcdSink {
                 "the URI names another key than the one in key-file; leave the key out of icdsink's URI, or name the file that holds it".into(),
             ));
         }
+        if let Some(host) = &settings.announce_address {
+            host_alone("announce-address", host).map_err(wrong)?;
+        }
         let epoch = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(1, |t| t.as_millis() as u64);
@@ -298,7 +301,7 @@ impl IcdSink {
         let weak = self.obj().downgrade();
         let asks = move || weak.upgrade().is_some_and(|obj| obj.imp().asks());
         let (seed, events) = start_seed(config, asks)
-            .map_err(|e| gst::error_msg!(gst::ResourceError::OpenWrite, ("{e}")))?;
+            .map_err(|e| gst::error_msg!(gst::ResourceError::OpenWrite, ("address, port: {e}")))?;
         let seed = Arc::new(seed);
         let weak = self.obj().downgrade();
         // The handle would keep the seed running after a stop.
@@ -363,6 +366,8 @@ impl ObjectImpl for IcdSink {
         self.parent_constructed();
         // A preview branch beside it that never gets data must not hold the broadcast.
         self.obj().set_async(false);
+        // Nothing is shown here: upstream need not buffer for it.
+        self.obj().set_processing_deadline(gst::ClockTime::ZERO);
     }
 
     fn properties() -> &'static [glib::ParamSpec] {

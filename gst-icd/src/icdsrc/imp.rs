@@ -208,12 +208,20 @@ impl IcdSrc {
     }
 
     fn status(&self, status: Status) {
+        let mut back = false;
         if let Some(started) = lock(&self.state).as_mut() {
             started.status = status.into();
             if status == Status::Running {
                 started.alive = Some(Instant::now());
-                started.told = None;
+                back = started.told.take().is_some();
             }
+        }
+        if back {
+            gst::element_imp_info!(
+                self,
+                gst::ResourceError::OpenRead,
+                ("The broadcaster is there, the stream comes")
+            );
         }
         match status {
             Status::Waiting | Status::Running => self.progress_done("Connected"),
@@ -519,8 +527,12 @@ impl BaseSrcImpl for IcdSrc {
         let config = settings
             .config()
             .map_err(|why| gst::error_msg!(gst::ResourceError::Settings, ("{why}")))?;
-        let (viewer, events) = start_viewer(config)
-            .map_err(|e| gst::error_msg!(gst::ResourceError::OpenRead, ("{e}")))?;
+        let (viewer, events) = start_viewer(config).map_err(|e| {
+            gst::error_msg!(
+                gst::ResourceError::OpenRead,
+                ("bind-address, bind-port: {e}")
+            )
+        })?;
         let run = Arc::new(());
         let weak = self.obj().downgrade();
         let weak_run = Arc::downgrade(&run);

@@ -41,7 +41,8 @@ impl Default for Settings {
             latency: Duration::from_millis(2000),
             relay: true,
             max_upload: 0,
-            max_peers: 24,
+            // A strong uplink feeds one stripe each to so many.
+            max_peers: 100,
             bind_address: "::".into(),
             bind_port: 0,
             timeout: Duration::ZERO,

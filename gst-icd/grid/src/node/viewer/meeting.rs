@@ -149,7 +149,8 @@ impl Viewer {
         if known || self.dialing.len() >= MAX_DIALING || self.ticket.is_none() {
             return;
         }
-        self.book.named(&[candidate.clone()], self.relay.me, now);
+        self.book
+            .named(std::slice::from_ref(&candidate), self.relay.me, now);
         self.dial(candidate.node, candidate.addr);
     }
 
@@ -305,7 +306,7 @@ impl Viewer {
             {
                 self.relay.ping(seed, now);
             }
-        } else if self.redial_at.is_some_and(|at| at <= now) && !self.playout.ended() {
+        } else if self.redial_at.is_some_and(|at| at <= now) && !self.end_here() {
             self.redial_at = None;
             let peer = self.new_dial();
             self.seed = Some(peer);

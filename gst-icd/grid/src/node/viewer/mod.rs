@@ -528,7 +528,8 @@ impl Viewer {
                 // A child knows by it that its parent lives, unless pieces tell it; to all it is a
                 // buffer map.
                 let due = old >= if family { HAVE_FAMILY } else { HAVE_OTHERS };
-                if !due && !(fed && quiet >= HAVE) {
+                let mute = fed && quiet >= HAVE;
+                if !due && !mute {
                     continue;
                 }
                 if let Some(state) = self.relay.peers.get_mut(&peer) {

@@ -115,6 +115,11 @@ impl Viewer {
         }
     }
 
+    /// Whether the signed end is here, though the player may not have come to it.
+    pub(super) fn end_here(&self) -> bool {
+        self.playout.ended() || self.relay.window.ended()
+    }
+
     /// A new life of the seed may outrun the message that announces it.
     fn keep_early(&mut self, peer: PeerId, bytes: Bytes, seed: bool) {
         if seed && self.early.len() < MAX_EARLY && self.early_bytes < EARLY_BYTES {
