@@ -27,7 +27,7 @@ fn viewers_that_stand_still_or_are_slow_cost_a_bounded_amount() {
     let port = free_port();
     let seed = launch(
         "seed",
-        format!("{STREAM} ! icdsink address=127.0.0.1 port={port} buffer-time=2000"),
+        format!("{STREAM} ! icdsink address=127.0.0.1 port={port} buffer-time=3000"),
     );
     let tcp = free_port();
     let reference = launch(

@@ -8,7 +8,7 @@ use crate::processes::{Film, Launched, Scratch};
 /// Copies of the stream that the seed may send.
 pub const SEED: f64 = 2.5;
 /// Viewers that are killed (the first two) and stopped.
-pub const TAKEN: [usize; 4] = [2, 7, 3, 9];
+pub const TAKEN: [usize; 4] = [4, 2, 10, 11];
 
 /// What was broadcast.
 #[derive(Debug, Clone, Copy)]
