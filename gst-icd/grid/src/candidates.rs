@@ -11,6 +11,8 @@ use crate::message::Candidate;
 const MAX_KNOWN: usize = 64;
 /// Forgers remembered. Each had a ticket of the seed, so that there are not many.
 const MAX_BANNED: usize = 256;
+/// How old a hint is against what the seed names.
+const HINTED: Duration = Duration::from_secs(3600);
 /// Slots beyond which more make no difference.
 const ROOMY: u16 = 8;
 /// A node that could not be reached or fell silent is left alone for this long, doubled at
@@ -52,13 +54,28 @@ impl Candidates {
             known.spare = candidate.spare;
             known.named = now;
         }
+        self.trim();
+    }
+
+    /// A neighbour named one. False if it rests: it was tried in vain. Who is only hinted at goes
+    /// first where there are too many, so that no neighbour can push out whom the seed named.
+    pub fn hinted(&mut self, candidate: &Candidate, now: Instant) -> bool {
+        let known = self.known.entry(candidate.node).or_insert(Known {
+            addr: candidate.addr,
+            spare: 0,
+            named: now.checked_sub(HINTED).unwrap_or(now),
+            rest_until: None,
+            failures: 0,
+        });
+        let rests = known.rest_until.is_some_and(|at| at > now);
+        self.trim();
+        !rests
+    }
+
+    fn trim(&mut self) {
         while self.known.len() > MAX_KNOWN {
-            let Some(oldest) = self
-                .known
-                .iter()
-                .min_by_key(|(_, k)| k.named)
-                .map(|(id, _)| *id)
-            else {
+            let oldest = self.known.iter().min_by_key(|(_, k)| k.named);
+            let Some(oldest) = oldest.map(|(id, _)| *id) else {
                 break;
             };
             self.known.remove(&oldest);

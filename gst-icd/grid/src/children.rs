@@ -125,6 +125,23 @@ impl Children {
         Some((*weakest.0, *weakest.1))
     }
 
+    /// The weakest child of a stripe that has it only on loan.
+    pub fn weakest_lent(&self, stripe: StripeId) -> Option<(PeerId, Child)> {
+        let children = self.stripes.get(stripe.index())?.iter();
+        let lent = children.filter(|(_, c)| c.lease && c.leaving.is_none());
+        let weakest = lent.min_by_key(|(peer, c)| (c.strength, **peer))?;
+        Some((*weakest.0, *weakest.1))
+    }
+
+    /// A child says anew what it can push.
+    pub fn set_strength(&mut self, peer: PeerId, strength: u16) {
+        for children in &mut self.stripes {
+            if let Some(child) = children.get_mut(&peer) {
+                child.strength = strength;
+            }
+        }
+    }
+
     /// Another takes the place of a child.
     pub fn displace(&mut self, peer: PeerId, stripe: StripeId, now: Instant) {
         if let Some(children) = self.stripes.get_mut(stripe.index())
@@ -270,6 +287,57 @@ mod tests {
         assert_eq!(slots(Some(Bitrate(2_000_000)), rate, 8), 3);
         assert_eq!(slots(Some(Bitrate(0)), rate, 8), 0);
         assert_eq!(slots(None, rate, 8), MANY_SLOTS);
+    }
+
+    #[test]
+    fn the_strong_take_the_place_of_the_weak_who_are_fed_for_a_moment_more() {
+        let now = Instant::now();
+        let mut children = Children::default();
+        children.reset(1);
+        children.set_slots(2, 2);
+        let stripe = StripeId(0);
+        children.add(PeerId(1), stripe, false, 4, now);
+        children.add(PeerId(2), stripe, false, 8, now);
+        let asker = |strength, orphan| Asker {
+            peer: PeerId(9),
+            short: 90,
+            strength,
+            orphan,
+        };
+        let judge = |c: &Children, asker| c.judge(&asker, stripe, Some(&[5]));
+        assert_eq!(
+            judge(&children, asker(5, false)),
+            Err(NoStripe::Busy),
+            "not so much stronger"
+        );
+        assert_eq!(
+            judge(&children, asker(6, false)),
+            Ok(Taken::Over(PeerId(1)))
+        );
+        children.displace(PeerId(1), stripe, now);
+        children.add(PeerId(9), stripe, false, 6, now);
+        assert_eq!((children.used(), children.of(stripe).count()), (2, 3));
+        assert_eq!(
+            children.weakest(stripe).map(|(peer, _)| peer),
+            Some(PeerId(9))
+        );
+        children.let_go(now + LEAVING);
+        assert_eq!(children.of(stripe).count(), 2);
+        children.set_slots(2, 3);
+        let other = Asker {
+            peer: PeerId(7),
+            ..asker(0, true)
+        };
+        assert_eq!(
+            judge(&children, other),
+            Ok(Taken::Slot),
+            "the reserve is for orphans"
+        );
+        children.set_strength(PeerId(2), 1);
+        assert_eq!(
+            children.weakest(stripe).map(|(peer, _)| peer),
+            Some(PeerId(2))
+        );
     }
 
     #[test]

@@ -133,7 +133,7 @@ impl StripeId {
 )]
 pub struct Epoch(pub u64);
 
-/// Nanoseconds of the seed's monotonic clock since its epoch began.
+/// Nanoseconds of the seed's monotonic clock since it started.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
 )]

@@ -135,7 +135,7 @@ pub enum NoStripe {
     Deep,
 }
 
-/// What neighbours tell each other five times a second: the buffer map, and how they are.
+/// What neighbours tell each other a few times a second: the buffer map, and how they are.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Have {
     /// The life of the seed that the numbers belong to.
@@ -470,7 +470,7 @@ mod tests {
     #[test]
     fn a_length_that_lies_allocates_nothing() {
         // A Pull that claims 2^60 entries.
-        let mut bytes = vec![17];
+        let mut bytes = vec![17, 1];
         bytes.extend([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f]);
         assert_eq!(Message::decode(&bytes), Err(BadMessage::Malformed));
     }

@@ -35,9 +35,6 @@ pub struct Leads {
 impl Leads {
     /// The next piece has this number.
     pub fn numbered(&mut self, seq: Seq, cut: &Cut) {
-        if cut.lead {
-            self.newest = Some((seq, cut.time));
-        }
         if let Some((lead, at)) = self.newest.filter(|_| cut.join)
             && cut.time.since(at) <= LEAD
         {
@@ -45,6 +42,10 @@ impl Leads {
             if self.joins.len() > MAX_LEADS {
                 self.joins.pop_front();
             }
+        }
+        // In a piece that begins with a key frame the tables come after it.
+        if cut.lead {
+            self.newest = Some((seq, cut.time));
         }
     }
 
@@ -155,8 +156,10 @@ mod tests {
         numbered(9, 180, true, false);
         numbered(90, 1800, true, false);
         numbered(91, 1820, true, true);
+        numbered(92, 1840, true, false);
         let before = |seq| leads.before(Seq(seq)).map(|s| s.0);
-        assert_eq!([0, 9, 90, 91].map(before), [None, Some(7), None, Some(91)]);
+        let found = [0, 9, 90, 91, 92].map(before);
+        assert_eq!(found, [None, Some(7), None, None, Some(91)]);
     }
 
     #[test]

@@ -110,6 +110,8 @@ pub struct Beacon {
     pub head: Seq,
     /// When this was signed.
     pub time: SenderTime,
+    /// Mean rate of the stream, in bytes per second: the size of pieces follows it.
+    pub bytes_per_second: u32,
 }
 
 impl Record for Beacon {

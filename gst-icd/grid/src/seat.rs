@@ -346,7 +346,8 @@ impl Seat {
             .max_by_key(|k| self.roots[*k].map_or(0, |root| self.burden(root, 0)))?;
         // The place is worth a move only if it is carried more easily there.
         let most = self.burden(self.roots[k]?, 0);
-        (most > self.burden(least, 1)).then(|| self.invite(k, least, pulse(least).rtt, now))
+        (most * 10 > self.burden(least, 1) * 11)
+            .then(|| self.invite(k, least, pulse(least).rtt, now))
     }
 }
 

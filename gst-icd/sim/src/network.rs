@@ -11,6 +11,8 @@ const PACKET_HEADERS: f64 = 60.0;
 const ACK: f64 = 70.0;
 /// A lost packet is sent again after a round trip and this.
 const PROBE: Duration = Duration::from_millis(15);
+/// Of one piece, with all that goes around it.
+const LARGEST: f64 = 300_000.0;
 /// Delays vary by so much from one packet to the next.
 const JITTER: Duration = Duration::from_millis(4);
 
@@ -63,7 +65,8 @@ pub struct Line {
     down_free: Instant,
     /// Bytes that went out, headers included.
     pub sent: f64,
-    window: (Instant, f64),
+    origin: Instant,
+    second: (u64, f64),
     /// Seconds in which it carried more than it can; a fault of this model if there are any.
     pub over_capacity: u64,
 }
@@ -97,7 +100,8 @@ impl Line {
             up_free: now,
             down_free: now,
             sent: 0.0,
-            window: (now, 0.0),
+            origin: now,
+            second: (0, 0.0),
             over_capacity: 0,
         }
     }
@@ -115,18 +119,24 @@ impl Line {
         let Some(rate) = self.up else { return now };
         self.up_free =
             self.up_free.max(now) + Duration::from_secs_f64((bytes / rate.max(1.0)).min(3600.0));
-        // An independent count of what leaves in each second.
-        let (since, left) = self.window;
-        if self.up_free.saturating_duration_since(since) >= Duration::from_secs(1) {
-            let span = self.up_free.saturating_duration_since(since).as_secs_f64();
-            if left > rate * span + 1.0 {
-                self.over_capacity += 1;
-            }
-            self.window = (self.up_free, 0.0);
-        } else {
-            self.window.1 += bytes;
-        }
+        self.left(bytes, rate);
         self.up_free
+    }
+
+    /// Counts what leaves in each second, whatever the queue thinks of it.
+    fn left(&mut self, bytes: f64, rate: f64) {
+        let second = self
+            .up_free
+            .saturating_duration_since(self.origin)
+            .as_secs();
+        if self.second.0 != second {
+            self.second = (second, 0.0);
+        }
+        let before = self.second.1;
+        self.second.1 += bytes;
+        // What began in the second before counts here as a whole.
+        let most = rate + LARGEST;
+        self.over_capacity += u64::from(before <= most && self.second.1 > most);
     }
 
     /// Takes so many wire bytes that arrive then: when the last is here, and the bytes that go
@@ -143,6 +153,7 @@ impl Line {
         self.sent += acks;
         if let Some(rate) = self.up {
             self.up_free = self.up_free.max(now) + Duration::from_secs_f64(acks / rate.max(1.0));
+            self.left(acks, rate);
         }
         let Some(rate) = self.down else {
             return (then, acks);
@@ -187,6 +198,14 @@ mod tests {
         let last = (0..30).map(|_| line.upload(10_000.0, now)).last();
         assert_eq!(last, Some(now + Duration::from_secs(3)));
         assert_eq!(line.over_capacity, 0);
+        // A queue that forgets to wait would be seen.
+        line.up_free = now;
+        line.second = (0, 0.0);
+        for _ in 0..80 {
+            line.up_free = now;
+            line.upload(10_000.0, now);
+        }
+        assert_eq!(line.over_capacity, 1);
     }
 
     #[test]

@@ -13,9 +13,6 @@ use crate::traffic::Stream;
 pub struct Settings {
     /// A scenario by name, or the path of a file with flags; flags beside it win
     pub scenario: Option<PathBuf>,
-    /// Run all scenarios and write their table
-    #[arg(long)]
-    pub all: bool,
     /// Viewers at the start
     #[arg(long, default_value_t = 1000)]
     pub n: usize,
@@ -103,9 +100,6 @@ pub struct Settings {
     /// Only JSON on standard output
     #[arg(long)]
     pub json: bool,
-    /// Write pictures (SVG) into this folder
-    #[arg(long)]
-    pub pictures: Option<PathBuf>,
 }
 
 /// Values and the share of each.

@@ -348,8 +348,14 @@ impl IcdSink {
                 snapshot.udp_bytes_sent
             );
         }
+        let viewers = started
+            .as_ref()
+            .map_or(0, |s| s.seed.snapshot().stats.members);
         // Outside the lock: it waits for the port to be free, shortly.
         drop(started);
+        if viewers > 0 {
+            self.obj().notify("num-viewers");
+        }
     }
 }
 
@@ -610,6 +616,7 @@ impl BaseSinkImpl for IcdSink {
     }
 
     fn event(&self, event: gst::Event) -> bool {
+        let mut behind = false;
         match event.view() {
             gst::EventView::Segment(segment) if segment.segment().format() != gst::Format::Time => {
                 gst::element_imp_error!(
@@ -637,14 +644,14 @@ impl BaseSinkImpl for IcdSink {
                         (running(&segment, Some(at)), lock(&self.state).as_mut())
                 {
                     let packed = started.packer.gap(at, duration);
-                    Self::offer(started, packed);
+                    behind = !Self::offer(started, packed);
                 }
             }
             gst::EventView::CustomDownstream(_) | gst::EventView::CustomDownstreamSticky(_) => {
                 if let Some(started) = lock(&self.state).as_mut()
                     && let Some(packed) = started.packer.event(&event)
                 {
-                    Self::offer(started, packed);
+                    behind = !Self::offer(started, packed);
                 }
             }
             gst::EventView::FlushStop(_) => {
@@ -654,6 +661,9 @@ impl BaseSinkImpl for IcdSink {
             }
             gst::EventView::Eos(_) => self.drain(),
             _ => {}
+        }
+        if behind {
+            self.tell_behind();
         }
         self.parent_event(event)
     }

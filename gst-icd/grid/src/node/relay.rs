@@ -426,10 +426,15 @@ impl Relay {
                 let have = have.trimmed(self.stripes());
                 let known = have.epoch == self.epoch;
                 if let Some(state) = self.peers.get_mut(&peer).filter(|_| known) {
+                    let strength = if state.relays { have.strength } else { 0 };
                     state.have = have;
+                    self.children.set_strength(peer, strength);
                 }
             }
-            Message::Cancel(seqs) => self.uplink.cancel(peer, |seq| seqs.contains(&seq)),
+            Message::Cancel(seqs) => {
+                let seqs = &seqs[..seqs.len().min(MAX_PULL)];
+                self.uplink.cancel(peer, |seq| seqs.contains(&seq));
+            }
             Message::Pull { epoch, seqs } => self.pulled(peer, *epoch, seqs, now),
             _ => return false,
         }

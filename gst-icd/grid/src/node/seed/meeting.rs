@@ -34,7 +34,9 @@ impl Seed {
             Some(Refusal::Version)
         } else if hello.stream.is_some_and(|key| key != self.signer.key()) {
             Some(Refusal::WrongStream)
-        } else if Duration::from_millis(u64::from(hello.latency_ms)) > most {
+        } else if Duration::from_millis(u64::from(hello.latency_ms)) > most
+            && !self.admitted(&hello)
+        {
             let most_ms = most.as_millis().min(u128::from(u32::MAX)) as u32;
             Some(Refusal::Latency { most_ms })
         } else {
@@ -54,6 +56,12 @@ impl Seed {
         let (id, addr) = (state.id, state.addr);
         self.asking.push((peer, hello, now + VERDICT));
         self.relay.tell(Event::AskAdmission { peer, id, addr });
+    }
+
+    /// Whether a viewer comes back: who was admitted is not refused.
+    fn admitted(&self, hello: &Hello) -> bool {
+        let ticket = hello.ticket.as_ref().and_then(|t| t.open(&*self.verifier));
+        ticket.is_some_and(|t| t.epoch == self.epoch)
     }
 
     /// A viewer's play-out delay and a group of pictures before it are kept. Where groups are

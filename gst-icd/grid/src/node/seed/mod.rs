@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::children::{Asker, Taken, slots};
+use crate::children::{Asker, Taken, outweighs, slots};
 use crate::cutter::{Cut, Cutter, Entry, Format};
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{Hello, MAX_PROOF_BYTES, Message, NoStripe, Refusal, Start, VERSION, Welcome};
@@ -56,6 +56,7 @@ pub(super) struct Seed {
     next_seq: Seq,
     tended: Instant,
     beaconed: Instant,
+    said_rate: f64,
     renewed: Instant,
     ended: bool,
     drained: bool,
@@ -92,6 +93,7 @@ impl Seed {
             next_seq: Seq(0),
             tended: now,
             beaconed: now,
+            said_rate: 0.0,
             renewed: now,
             ended: false,
             drained: false,
@@ -142,7 +144,8 @@ impl Seed {
                     self.state = Some(state);
                     self.new_header();
                 } else if entry == Entry::Join && self.rate_changed() {
-                    self.new_header();
+                    // Said at once, in the next beacon.
+                    self.beaconed = now.checked_sub(BEACON).unwrap_or(now);
                 }
                 self.bytes_in += data.len() as u64;
                 let time = self.time(at);
@@ -190,12 +193,10 @@ impl Seed {
         self.start_waiting(now);
     }
 
-    /// What the header says of the rate no longer holds.
+    /// What was said of the rate no longer holds.
     fn rate_changed(&self) -> bool {
-        let said = self.relay.headers.last_key_value();
-        let said = said.map_or(0.0, |(_, (_, h))| f64::from(h.bytes_per_second));
-        let rate = self.cutter.rate();
-        said > 0.0 && (rate - said).abs() > said * RATE_SAID
+        let (said, rate) = (self.said_rate, self.cutter.rate());
+        (rate - said).abs() > said * RATE_SAID
     }
 
     fn new_header(&mut self) {
@@ -320,6 +321,7 @@ impl Seed {
             epoch: self.epoch,
             head: Seq(self.next_seq.0.saturating_sub(1)),
             time: self.time(now),
+            bytes_per_second: self.cutter.rate() as u32,
         };
         Signed::sign(&beacon, &*self.signer)
     }
@@ -368,6 +370,12 @@ impl Seed {
                 if let Some(member) = self.seat.member_mut(peer) {
                     member.report = report;
                     member.reported = Some(now);
+                    let strength = if member.hello.relay {
+                        member.report.slots
+                    } else {
+                        0
+                    };
+                    self.relay.children.set_strength(peer, strength);
                 }
                 self.check_drained();
             }
@@ -417,6 +425,7 @@ impl Seed {
         }
         if now.saturating_duration_since(self.beaconed) >= BEACON {
             self.beaconed = now;
+            self.said_rate = self.cutter.rate();
             let message = Message::Beacon(self.beacon(now));
             let members: Vec<_> = self.seat.members().map(|(peer, _)| peer).collect();
             for peer in members {

@@ -165,12 +165,14 @@ impl Seed {
             Ok(Taken::Slot) => {}
             // A root's place is always free: it is what the rest of the stripe lives from.
             Ok(Taken::Over(_)) | Err(NoStripe::Busy) if !lease => {}
-            Ok(Taken::Over(weaker)) => {
-                let lent = self.relay.children.get(weaker, stripe);
-                if lent.is_none_or(|c| !c.lease) {
+            Ok(Taken::Over(_)) | Err(NoStripe::Busy) => {
+                // Roots stay; what is lent goes to the stronger, who feeds it on.
+                let lent = self.relay.children.weakest_lent(stripe);
+                let weaker = lent.filter(|(_, c)| outweighs(asker.strength, c.strength));
+                let Some((weaker, _)) = weaker else {
                     self.reject(peer, stripe, NoStripe::Busy);
                     return;
-                }
+                };
                 self.relay.displace(weaker, stripe, peer, asks, now);
             }
             Err(why) => {

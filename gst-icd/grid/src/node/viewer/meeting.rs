@@ -16,6 +16,7 @@ impl Viewer {
         now: Instant,
     ) {
         self.dialing.remove(&peer);
+        self.hinted.remove(&peer);
         if self.book.banned(&id) {
             self.relay.close(peer, Close::Fault);
             return;
@@ -41,8 +42,7 @@ impl Viewer {
             self.fresh_clock = Some(ClockMap::new(now));
         } else {
             self.book.reached(id);
-            let viewers = self.relay.peers.values().filter(|p| !p.seed).count();
-            if viewers > self.settings.max_peers {
+            if self.viewers() > self.settings.max_peers {
                 let full = Message::Refuse(Refusal::Full { retry_s: 10 });
                 self.relay.send(peer, &full);
                 self.relay.close(peer, Close::Refused);
@@ -91,6 +91,7 @@ impl Viewer {
     }
 
     pub(super) fn gone(&mut self, peer: PeerId, why: &str, now: Instant) {
+        self.hinted.remove(&peer);
         if let Some(id) = self.dialing.remove(&peer) {
             self.book.failed(id, now);
         }
@@ -146,19 +147,25 @@ impl Viewer {
         let known = self.relay.peers.values().any(|p| p.id == candidate.node)
             || self.dialing.values().any(|id| *id == candidate.node)
             || self.book.banned(&candidate.node);
-        if known || self.dialing.len() >= MAX_DIALING || self.ticket.is_none() {
+        let full = self.hinted.len() >= MAX_HINTED || self.viewers() >= self.settings.max_peers;
+        if known || full || self.ticket.is_none() || !self.book.hinted(&candidate, now) {
             return;
         }
-        self.book
-            .named(std::slice::from_ref(&candidate), self.relay.me, now);
-        self.dial(candidate.node, candidate.addr);
+        let peer = self.dial(candidate.node, candidate.addr);
+        self.hinted.insert(peer);
     }
 
-    fn dial(&mut self, id: NodeId, addr: std::net::SocketAddr) {
+    /// Connections to other viewers.
+    fn viewers(&self) -> usize {
+        self.relay.peers.values().filter(|p| !p.seed).count()
+    }
+
+    fn dial(&mut self, id: NodeId, addr: std::net::SocketAddr) -> PeerId {
         let peer = self.new_dial();
         self.dialing.insert(peer, id);
         let target = Target::Viewer { id, addr };
         self.relay.act(Action::Dial(peer, target));
+        peer
     }
 
     pub(super) fn candidates(&mut self, mut list: Vec<Candidate>, now: Instant) {
@@ -225,14 +232,16 @@ impl Viewer {
         let viewers = others
             .filter(|(peer, p)| !p.seed && !children.contains(peer))
             .count()
-            + self.dialing.len();
+            + self.dialing.len()
+            - self.hinted.len();
         // With too few to choose from (those known may all be fed through this node), more.
         let lacks = self
             .parents
             .feeds()
             .any(|(_, f)| f.leased() || f.parent().is_none());
         let warm = if lacks { WARM * 2 } else { WARM };
-        let wanted = warm.min(self.settings.max_peers).saturating_sub(viewers);
+        let left = self.settings.max_peers.saturating_sub(self.viewers());
+        let wanted = warm.saturating_sub(viewers).min(left);
         if wanted == 0 {
             return;
         }

@@ -4,7 +4,7 @@ mod meeting;
 mod pieces;
 mod stripes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -32,8 +32,8 @@ use crate::window::{Bounds, Offered};
 use crate::node::Action;
 
 const TICK: Duration = Duration::from_millis(20);
-/// A child hears something at least this often.
-const HAVE: Duration = Duration::from_millis(200);
+/// A child that heard nothing for so long is told that its parent lives.
+const HAVE: Duration = Duration::from_millis(100);
 /// Buffer maps go to those that feed or are fed, and to others, this often.
 const HAVE_FAMILY: Duration = Duration::from_millis(400);
 const HAVE_OTHERS: Duration = Duration::from_millis(800);
@@ -52,8 +52,8 @@ const WARM: usize = 6;
 const CLIMB: Duration = Duration::from_millis(500);
 /// Who pushes what another feeds is told again after so long.
 const UNWANTED: Duration = Duration::from_millis(500);
-/// Dials at the same time, at most.
-const MAX_DIALING: usize = 16;
+/// Dials at the same time because a neighbour named somebody, at most.
+const MAX_HINTED: usize = 4;
 const FIND: Duration = Duration::from_millis(200);
 const LONGEST_FIND: Duration = Duration::from_secs(3);
 /// Without a piece for this long, the viewer starves.
@@ -92,6 +92,8 @@ pub(super) struct Viewer {
     former_epoch: Option<(Epoch, Instant)>,
     book: Candidates,
     dialing: BTreeMap<PeerId, NodeId>,
+    /// Of these: those that a neighbour named.
+    hinted: BTreeSet<PeerId>,
     next_dial: u64,
     find_at: Option<Instant>,
     find: Duration,
@@ -158,6 +160,7 @@ impl Viewer {
             former_epoch: None,
             book: Candidates::default(),
             dialing: BTreeMap::new(),
+            hinted: BTreeSet::new(),
             next_dial: 0,
             find_at: None,
             find: FIND,
@@ -288,8 +291,10 @@ impl Viewer {
                 why,
                 instead,
             } => {
+                // Only who was asked may send this node elsewhere.
+                let asked = self.parents.is_pending(peer, stripe);
                 self.parents.rejected(peer, stripe, now);
-                self.suggested(instead, now);
+                self.suggested(instead.filter(|_| asked), now);
                 if why == NoStripe::Busy
                     && let Some(state) = self.relay.peers.get_mut(&peer)
                 {
@@ -303,10 +308,9 @@ impl Viewer {
                 above,
             } => self.path(peer, stripe, (path, above), now),
             Message::Evict { stripe, go_to } => {
-                let node = go_to
-                    .as_ref()
-                    .map(|c| c.node)
-                    .filter(|n| *n != self.relay.me);
+                let fed = self.parents.feed(stripe).and_then(|f| f.parent()) == Some(peer);
+                let go_to = go_to.filter(|c| fed && c.node != self.relay.me);
+                let node = go_to.as_ref().map(|c| c.node);
                 self.suggested(go_to, now);
                 if self.parents.evicted(peer, stripe, node, now) {
                     self.path_lost(stripe);
@@ -376,7 +380,8 @@ impl Viewer {
         let is_new = header.epoch > self.relay.epoch;
         let format = header.format();
         if is_new {
-            self.former_epoch = Some((self.relay.epoch, now));
+            let known = self.started.is_some();
+            self.former_epoch = known.then_some((self.relay.epoch, now));
             self.relay.reset(header.epoch, format);
             self.parents.reset(format.stripes, format.round(), now);
             self.orphans.clear();

@@ -263,11 +263,10 @@ impl Viewer {
         let mut all: Vec<_> = (0..self.relay.stripes())
             .map(StripeId)
             .flat_map(|k| {
-                self.relay
-                    .children
-                    .of(k)
-                    .map(move |p| (k, p))
-                    .collect::<Vec<_>>()
+                let children = &self.relay.children;
+                let stays = |p: &PeerId| children.get(*p, k).is_some_and(|c| c.leaving.is_none());
+                let stays = children.of(k).filter(stays);
+                stays.map(move |p| (k, p)).collect::<Vec<_>>()
             })
             .collect();
         all.sort_by_key(|(k, p)| {
@@ -275,7 +274,8 @@ impl Viewer {
             child.map(|c| (c.strength, std::cmp::Reverse(c.since)))
         });
         for (stripe, peer) in all.into_iter().take(over) {
-            self.relay.children.remove(peer, stripe);
+            // Fed for a moment more, it moves without a gap.
+            self.relay.children.displace(peer, stripe, now);
             let go_to = self.roomy(peer);
             self.relay.send(peer, &Message::Evict { stripe, go_to });
         }
