@@ -10,7 +10,11 @@ const FILM: &str = "videotestsrc is-live=true ! video/x-raw,width=64,height=64,f
 
 /// The containers, and whether their demuxers keep the timeline of the former life, which the
 /// viewer is warned of.
-const CONTAINERS: [(&str, bool); 2] = [("mpegtsmux", false), ("matroskamux streamable=true", true)];
+const CONTAINERS: [(&str, bool); 3] = [
+    ("mpegtsmux", false),
+    ("matroskamux streamable=true", true),
+    ("flvmux streamable=true", true),
+];
 
 struct Broadcast {
     settings: String,

@@ -45,6 +45,8 @@ pub(crate) struct Unpacker {
     segment: Option<gst::ClockTime>,
     /// The headers in the caps were sent in this epoch.
     began: bool,
+    /// Its first buffer with a time tells the latency; headers may come before it without one.
+    unreported: bool,
     /// A container with its own timeline plays an earlier epoch.
     followed: bool,
     discont: bool,
@@ -282,8 +284,12 @@ impl Unpacker {
             return;
         };
         let mut discont = discont | std::mem::take(&mut self.discont);
+        let time = dts.or(*pts);
         if !self.began {
-            discont &= !self.begin(dts.or(*pts));
+            discont &= !self.begin(time);
+        }
+        if self.unreported && time.is_some() {
+            self.report_latency(time);
         }
         let stamp = |time: Option<i64>| self.due.as_ref()?.stamp(time?);
         let mut buffer = gst::Buffer::from_slice(data);
@@ -306,6 +312,7 @@ impl Unpacker {
     /// bear the DISCONT then, since tsdemux throws away what it holds when one comes after them.
     fn begin(&mut self, first: Option<i64>) -> bool {
         self.began = true;
+        self.unreported = true;
         self.report_latency(first);
         let stamp = first.and_then(|first| self.due.as_ref()?.stamp(first));
         let mut flags = gst::BufferFlags::HEADER | gst::BufferFlags::DISCONT;
@@ -327,6 +334,7 @@ impl Unpacker {
             return;
         }
         if let (Some(due), Some(first)) = (self.due.as_mut(), first) {
+            self.unreported = false;
             due.reported = due.due(first).max(0);
             self.out.push_back(Out::Latency);
             if std::mem::replace(&mut self.followed, true) {
