@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::children::{Children, slots};
+use crate::children::{Child, Children, slots};
 use crate::cutter::Format;
 use crate::ids::{Bitrate, Epoch, NodeId, PeerId, Seq, StripeId};
 use crate::message::{BadMessage, Candidate, Have, MAX_HOLES, MAX_PULL, Message};
@@ -311,22 +311,23 @@ impl Relay {
         };
         let expires = now + format.round() + PUSH_TTL;
         let stripe = seq.stripe(format.stripes);
-        // The strong first: the leaves wait, and not each level of the tree.
-        let first = |child: PeerId| {
-            let strength = self.children.get(child, stripe).map_or(0, |c| c.strength);
+        for child in self.children.of(stripe).filter(|c| Some(*c) != from) {
+            let Some(Child {
+                lease, strength, ..
+            }) = self.children.get(child, stripe)
+            else {
+                continue;
+            };
+            // The strong first: the leaves wait, and not each level of the tree.
             let copies = strength / u16::from(format.stripes.max(1));
             let lead = STRONGER * u32::from(copies.min(MOST_COPIES));
-            now.checked_sub(lead).unwrap_or(now)
-        };
-        let orders: BTreeMap<_, _> = self.children.of(stripe).map(|c| (c, first(c))).collect();
-        for child in self.children.of(stripe).filter(|c| Some(*c) != from) {
+            let first = now.checked_sub(lead).unwrap_or(now);
             // A newcomer on loan that still gets the past gets the present after it: its deadlines
             // come in this order, and nobody waits for what it passes on.
-            let lent = self.children.get(child, stripe).is_some_and(|c| c.lease);
             let behind = self.uplink.behind(child, stripe, format.stripes);
-            let (why, order, expires) = match behind.filter(|_| lent) {
+            let (why, order, expires) = match behind.filter(|_| lease) {
                 Some(last) => (Why::Backlog, now + BEHIND, last + format.round()),
-                None => (Why::Push, orders[&child], expires),
+                None => (Why::Push, first, expires),
             };
             self.uplink
                 .push(child, seq, bytes, why, order, expires, now);
