@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::children::{Child, Children, slots};
+use crate::children::{Asker, Child, Children, slots};
 use crate::cutter::Format;
 use crate::ids::{Bitrate, Epoch, NodeId, PeerId, Seq, StripeId};
 use crate::message::{BadMessage, Candidate, Have, MAX_HOLES, MAX_PULL, Message};
@@ -333,6 +333,17 @@ impl Relay {
                 .push(child, seq, bytes, why, order, expires, now);
         }
         offered
+    }
+
+    /// Who asks for a stripe. One that does not relay has no strength, whatever it says.
+    pub(super) fn asker(&self, peer: PeerId, asks: &Asks) -> Option<Asker> {
+        let state = self.peers.get(&peer)?;
+        Some(Asker {
+            peer,
+            short: state.id.short(),
+            strength: if state.relays { asks.strength } else { 0 },
+            orphan: asks.orphan,
+        })
     }
 
     /// A stronger one takes the place of a child, which is told where to go.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::children::{Asker, Taken, outweighs, slots};
+use crate::children::{Taken, outweighs, slots};
 use crate::cutter::{Cut, Cutter, Entry, Format};
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{Hello, MAX_PROOF_BYTES, Message, NoStripe, Refusal, Start, VERSION, Welcome};

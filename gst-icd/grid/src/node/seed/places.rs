@@ -141,14 +141,8 @@ impl Seed {
         asks: &Asks,
         now: Instant,
     ) {
-        let Some(state) = self.relay.peers.get(&peer) else {
+        let Some(asker) = self.relay.asker(peer, asks) else {
             return;
-        };
-        let asker = Asker {
-            peer,
-            short: state.id.short(),
-            strength: if state.relays { asks.strength } else { 0 },
-            orphan: asks.orphan,
         };
         let path = self.relay.format.is_some().then_some(&[][..]);
         let place = if lease {
@@ -182,16 +176,7 @@ impl Seed {
         }
         let strength = asker.strength;
         self.relay.children.add(peer, stripe, lease, strength, now);
-        let path = Vec::new();
-        self.relay.send(
-            peer,
-            &Message::Accept {
-                stripe,
-                path,
-                above: None,
-                lease,
-            },
-        );
+        self.accept(peer, stripe, lease);
         if lease {
             let ttl = Duration::from_secs(1);
             self.relay.backlog(peer, Some(stripe), from, ttl, now);
@@ -199,6 +184,16 @@ impl Seed {
             self.relay.fill(peer, stripe, from, now);
         }
         self.place(place.flatten());
+    }
+
+    fn accept(&mut self, peer: PeerId, stripe: StripeId, lease: bool) {
+        let accept = Message::Accept {
+            stripe,
+            path: Vec::new(),
+            above: None,
+            lease,
+        };
+        self.relay.send(peer, &accept);
     }
 
     fn reject(&mut self, peer: PeerId, stripe: StripeId, why: NoStripe) {
@@ -221,17 +216,7 @@ impl Seed {
                 Place::Lease(peer, stripe) => {
                     if self.relay.children.get(peer, stripe).is_some() {
                         self.relay.children.set_lease(peer, stripe, true);
-                        let path = Vec::new();
-                        let lease = true;
-                        self.relay.send(
-                            peer,
-                            &Message::Accept {
-                                stripe,
-                                path,
-                                above: None,
-                                lease,
-                            },
-                        );
+                        self.accept(peer, stripe, true);
                     }
                 }
                 Place::Invite(peer, stripe) => self.relay.send(peer, &Message::Invite { stripe }),

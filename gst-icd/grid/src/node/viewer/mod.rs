@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::candidates::Candidates;
-use crate::children::{Asker, CHILD_SILENCE, Taken, outweighs};
+use crate::children::{CHILD_SILENCE, Taken, outweighs};
 use crate::clock::ClockMap;
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
 use crate::message::{

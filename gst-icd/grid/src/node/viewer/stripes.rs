@@ -19,14 +19,8 @@ impl Viewer {
         asks: &Asks,
         now: Instant,
     ) {
-        let Some(state) = self.relay.peers.get(&peer) else {
+        let Some(asker) = self.relay.asker(peer, asks) else {
             return;
-        };
-        let asker = Asker {
-            peer,
-            short: state.id.short(),
-            strength: if state.relays { asks.strength } else { 0 },
-            orphan: asks.orphan,
         };
         // In another life of the seed than the asker, it could not feed it.
         let path = self.own_path(stripe).filter(|_| epoch == self.relay.epoch);
