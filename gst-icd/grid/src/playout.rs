@@ -147,10 +147,20 @@ impl Playout {
     }
 
     /// The player was paused and threw away what it held: goes on with the picture that is due
-    /// now, from the join point before it, as for a newcomer. The next piece bears the mark.
-    pub fn go_live(&mut self, window: &Window, clock: Option<Mapping>, now: Instant) {
+    /// now, from the join point before it, as for a newcomer; or, where `own_timeline` says that
+    /// what is overdue would be shown late, with the newest. The next piece bears the mark.
+    pub fn go_live(
+        &mut self,
+        window: &Window,
+        own_timeline: bool,
+        clock: Option<Mapping>,
+        now: Instant,
+    ) {
         let Some(next) = self.next else { return };
-        let join = clock.and_then(|map| window.join_of_age(self.latency, map.sender(now)));
+        let join = match own_timeline {
+            true => window.newest_join(),
+            false => clock.and_then(|map| window.join_of_age(self.latency, map.sender(now))),
+        };
         self.next = Some(join.unwrap_or(next).max(window.floor()));
         self.discont = true;
     }
@@ -277,12 +287,18 @@ mod tests {
         for _ in 0..3 {
             played(playout.next(&window, Some(clock), at(3)));
         }
-        playout.go_live(&window, Some(clock), at(150));
+        playout.go_live(&window, false, Some(clock), at(150));
         let next = |playout: &mut Playout| played(playout.next(&window, Some(clock), at(150)));
         assert_eq!(next(&mut playout), Some((100, true)));
         assert_eq!(next(&mut playout), Some((101, false)));
-        playout.go_live(&window, Some(clock), at(150));
+        playout.go_live(&window, false, Some(clock), at(150));
         assert_eq!(next(&mut playout), Some((100, true)));
+        for seq in 150..210 {
+            window.offer(piece(seq));
+        }
+        playout.go_live(&window, true, Some(clock), at(210));
+        let newest = playout.next(&window, Some(clock), at(210));
+        assert_eq!(played(newest), Some((200, true)), "nothing overdue");
         assert_eq!(playout.lost(), 0);
     }
 

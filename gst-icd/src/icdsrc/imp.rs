@@ -138,6 +138,23 @@ impl IcdSrc {
         })
     }
 
+    /// Waits until the running time is that much, or for `unlock()`.
+    fn wait_until(&self, running: Option<i64>) -> Result<(), gst::FlowError> {
+        let (Some(at), Some(now)) = (running, self.running_now()) else {
+            return Ok(());
+        };
+        let left = Duration::from_nanos(u64::try_from(at - now.running).unwrap_or(0));
+        let mut flushing = self.flushing.subscribe();
+        let runtime = runtime().map_err(|_| gst::FlowError::Error)?;
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = flushing.wait_for(|flushing| *flushing) => Err(gst::FlowError::Flushing),
+                () = tokio::time::sleep(left) => Ok(()),
+            }
+        })
+    }
+
     /// Leaves out what came during a pause. The grid's first pieces have no past to leave out.
     fn resume(&self) {
         let media = match lock(&self.state).as_ref() {
@@ -641,6 +658,17 @@ impl PushSrcImpl for IcdSrc {
                         return Err(gst::FlowError::NotNegotiated);
                     }
                 }
+                Out::Flush(at) => {
+                    if let Err(flow) = self.wait_until(at) {
+                        lock(&self.unpacker).put_back(Out::Flush(at));
+                        return Err(flow);
+                    }
+                    // The running time goes on.
+                    let pad = obj.src_pad();
+                    gst::info!(CAT, imp = self, "the demuxer begins anew");
+                    pad.push_event(gst::event::FlushStart::new());
+                    pad.push_event(gst::event::FlushStop::new(false));
+                }
                 Out::Segment(start) => {
                     let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
                     segment.set_start(start);
@@ -654,7 +682,7 @@ impl PushSrcImpl for IcdSrc {
                 Out::Latency => {
                     let _ = obj.post_message(gst::message::Latency::builder().src(&*obj).build());
                 }
-                Out::Stuck(caps, why) => {
+                Out::Stuck(caps) => {
                     let name = caps
                         .structure(0)
                         .map(|s| s.name().to_string())
@@ -662,7 +690,7 @@ impl PushSrcImpl for IcdSrc {
                     gst::element_imp_warning!(
                         self,
                         gst::StreamError::Demux,
-                        ("{why}, and demuxers of {name} keep the old timeline: pictures may come late. mpegtsmux is the container that follows")
+                        ("this viewer was paused, and demuxers of {name} keep the old timeline: pictures may come late. mpegtsmux is the container that follows")
                     );
                 }
                 Out::Eos => return Err(gst::FlowError::Eos),

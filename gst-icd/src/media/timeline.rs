@@ -154,6 +154,11 @@ impl DueTimes {
         }
     }
 
+    /// The segment starts elsewhere from now on.
+    pub(crate) fn begin_at(&mut self, start: gst::ClockTime) {
+        self.segment = start.nseconds() as i64;
+    }
+
     /// When an item is due in the pipeline's running time.
     pub(crate) fn due(&self, running: i64) -> i64 {
         running.saturating_add(self.offset)

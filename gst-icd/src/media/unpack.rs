@@ -18,16 +18,24 @@ use crate::media::timeline::{DueTimes, Moment, segment_start};
 #[derive(Debug)]
 pub(crate) enum Out {
     Caps(gst::Caps),
+    /// What is downstream is thrown away at this running time, when all of it was due, or now:
+    /// the demuxer begins anew.
+    Flush(Option<i64>),
     /// Where the segment starts from now on.
     Segment(gst::ClockTime),
     Event(gst::Event),
     Buffer(gst::Buffer),
     /// The reported latency changed.
     Latency,
-    /// The container can't follow a new timeline; what made it new.
-    Stuck(gst::Caps, &'static str),
+    /// The container can't follow a new timeline.
+    Stuck(gst::Caps),
     Eos,
 }
+
+/// Time stamps of containers are coarser than ours, and their first may lie before the others: a
+/// new segment begins so much earlier.
+const EARLIER: i64 = 1_000_000_000;
+const TOLD_AGAIN: i64 = 1_000_000_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Unpacker {
@@ -42,13 +50,23 @@ pub(crate) struct Unpacker {
     resuming: bool,
     stream_headers: Vec<gst::Buffer>,
     own_timeline: bool,
-    segment: Option<gst::ClockTime>,
+    /// Whether it was set for a container with its own timeline, and where it starts.
+    segment: Option<(bool, gst::ClockTime)>,
     /// The headers in the caps were sent in this epoch.
     began: bool,
-    /// Its first buffer with a time tells the latency; headers may come before it without one.
+    /// The next buffer with a time tells the latency; headers may come before it without one.
     unreported: bool,
-    /// A container with its own timeline plays an earlier epoch.
-    followed: bool,
+    /// Where the own timeline of a container's demuxer is zero, in the sender's running time of
+    /// this epoch; none before it has one.
+    zero: Option<i64>,
+    /// The newest time that went downstream, as the sender's running time and when it is due.
+    last: Option<(i64, i64)>,
+    /// It begins anew with the next buffer that has a time.
+    anew: bool,
+    /// What the demuxer had played of earlier epochs when this one began.
+    ahead: i64,
+    /// The latency is told again then: a new chain's sink may not have listened the first time.
+    told_again: Option<i64>,
     discont: bool,
     out: VecDeque<Out>,
 }
@@ -83,7 +101,7 @@ impl Unpacker {
         self.out.retain(|out| !matches!(out, Out::Buffer(_)));
         self.reader.reset();
         self.resuming = true;
-        self.stuck("this viewer was paused");
+        self.last = None;
         true
     }
 
@@ -91,14 +109,6 @@ impl Unpacker {
     pub(crate) fn keep_on(&mut self) {
         self.resuming = false;
         self.discont = true;
-    }
-
-    fn stuck(&mut self, why: &'static str) {
-        if self.own_timeline
-            && let Some(caps) = self.state.as_ref().and_then(|s| s.caps.parse().ok())
-        {
-            self.out.push_back(Out::Stuck(caps, why));
-        }
     }
 
     /// What LATENCY answers, once it is known.
@@ -141,10 +151,11 @@ impl Unpacker {
                 }
                 self.own_timeline = own_timeline;
                 let understood = self.apply(state);
-                let segment = segment_start(own_timeline);
-                if self.segment.replace(segment) != Some(segment) {
+                if self.segment.is_none_or(|(own, _)| own != own_timeline) {
+                    let start = segment_start(own_timeline);
+                    self.segment = Some((own_timeline, start));
                     self.due = None;
-                    self.out.push_back(Out::Segment(segment));
+                    self.out.push_back(Out::Segment(start));
                 }
                 understood
             }
@@ -187,14 +198,16 @@ impl Unpacker {
             return;
         }
         let anchor = (state.anchor, state.timeline);
-        let segment = self.segment.unwrap_or_default();
+        let segment = self
+            .segment
+            .map_or(gst::ClockTime::ZERO, |(_, start)| start);
         let mut due = DueTimes::new(clock, anchor, self.latency, segment, here);
         if let Some(before) = self.due {
             due.reported = before.reported;
             if before.timeline != state.timeline {
                 self.discont = true;
-                self.stuck("the broadcaster paused");
             }
+            self.unreported = true;
         }
         self.due = Some(due);
     }
@@ -288,8 +301,14 @@ impl Unpacker {
         if !self.began {
             discont &= !self.begin(time);
         }
-        if self.unreported && time.is_some() {
-            self.report_latency(time);
+        if self.unreported && time.is_some() && self.report_latency(time) {
+            discont &= !self.headers(time, true);
+        }
+        if let (Some(due), Some(time)) = (self.due, time) {
+            self.last = Some((time, due.due(time)));
+            if self.told_again.take_if(|at| *at <= time).is_some() {
+                self.out.push_back(Out::Latency);
+            }
         }
         let stamp = |time: Option<i64>| self.due.as_ref()?.stamp(time?);
         let mut buffer = gst::Buffer::from_slice(data);
@@ -307,16 +326,33 @@ impl Unpacker {
         self.out.push_back(Out::Buffer(buffer));
     }
 
-    /// The first buffer of an epoch: the headers in the caps come before it, and a container
-    /// that makes its own timeline is told when that begins. True if there are headers: they
-    /// bear the DISCONT then, since tsdemux throws away what it holds when one comes after them.
+    /// The first buffer of an epoch: the headers in the caps come before it. True if there are
+    /// any.
     fn begin(&mut self, first: Option<i64>) -> bool {
         self.began = true;
         self.unreported = true;
+        if let Some(zero) = self.zero.take() {
+            match self.chains() {
+                true => self.ahead = self.last.map_or(0, |(time, _)| time - zero),
+                false => self.anew = true,
+            }
+        }
+        let again = self.anew;
         self.report_latency(first);
-        let stamp = first.and_then(|first| self.due.as_ref()?.stamp(first));
+        self.headers(first, again)
+    }
+
+    /// The headers in the caps go before what comes next. True if there are any: they bear the
+    /// DISCONT then, since tsdemux throws away what it holds when one comes after them.
+    fn headers(&mut self, next: Option<i64>, again: bool) -> bool {
+        let stamp = next.and_then(|next| self.due.as_ref()?.stamp(next));
         let mut flags = gst::BufferFlags::HEADER | gst::BufferFlags::DISCONT;
         for header in &self.stream_headers {
+            // After a flush flvdemux expects the next tag, and no head of a file.
+            let flv = header.map_readable().is_ok_and(|h| h.starts_with(b"FLV"));
+            if flv && again {
+                continue;
+            }
             let mut header = header.copy();
             if let Some(header) = header.get_mut() {
                 header.set_flags(flags);
@@ -329,17 +365,51 @@ impl Unpacker {
         !self.stream_headers.is_empty()
     }
 
-    fn report_latency(&mut self, first: Option<i64>) {
-        if !self.own_timeline {
-            return;
+    /// Whether the container chains one stream to the next in one timeline, as Ogg does.
+    fn chains(&self) -> bool {
+        let caps = self.state.as_ref().map_or("", |s| &s.caps);
+        ["application/ogg", "audio/ogg", "video/ogg"]
+            .iter()
+            .any(|ogg| caps.starts_with(ogg))
+    }
+
+    /// The demuxer begins a new timeline, once what it has given was due. Muxers stamp by the
+    /// running time, and demuxers in mid-stream take this segment over: it starts where the new
+    /// timeline is zero, which is returned.
+    fn flush(&mut self, due: &mut DueTimes, next: i64) -> i64 {
+        self.anew = false;
+        let zero = next - EARLIER.min(due.due(next)).min(next).max(0);
+        let start = gst::ClockTime::from_nseconds(zero.max(0) as u64);
+        self.segment = Some((true, start));
+        due.begin_at(start);
+        self.out
+            .push_back(Out::Flush(self.last.map(|(_, due)| due)));
+        self.out.push_back(Out::Segment(start));
+        zero
+    }
+
+    /// Tells downstream by how much later than on the demuxer's timeline everything is due, for
+    /// an item of that time that goes there next. True if the demuxer begins anew with it.
+    fn report_latency(&mut self, next: Option<i64>) -> bool {
+        let (true, Some(mut due), Some(next)) = (self.own_timeline, self.due, next) else {
+            return false;
+        };
+        self.unreported = false;
+        let mut zero = *self.zero.get_or_insert(next - self.ahead);
+        // A timeline that stands so that all would be late: this viewer was paused.
+        let late = due.due(zero) < 0 && zero != next;
+        let anew = self.anew || (late && !self.chains());
+        if anew {
+            zero = self.flush(&mut due, next);
+        } else if late {
+            let caps = self.state.as_ref().and_then(|s| s.caps.parse().ok());
+            self.out.extend(caps.map(Out::Stuck));
         }
-        if let (Some(due), Some(first)) = (self.due.as_mut(), first) {
-            self.unreported = false;
-            due.reported = due.due(first).max(0);
-            self.out.push_back(Out::Latency);
-            if std::mem::replace(&mut self.followed, true) {
-                self.stuck("the broadcaster restarted");
-            }
-        }
+        self.zero = Some(zero);
+        due.reported = due.due(zero).max(0);
+        self.due = Some(due);
+        self.out.push_back(Out::Latency);
+        self.told_again = Some(next + TOLD_AGAIN);
+        anew
     }
 }

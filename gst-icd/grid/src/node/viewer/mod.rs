@@ -223,7 +223,10 @@ impl Viewer {
             }
             Input::Live => {
                 let clock = self.clock.mapping();
-                self.playout.go_live(&self.relay.window, clock, now);
+                let headers = self.relay.headers.last_key_value();
+                let own_timeline = headers.is_some_and(|(_, (_, header))| header.own_timeline);
+                let window = &self.relay.window;
+                self.playout.go_live(window, own_timeline, clock, now);
             }
             Input::Item { .. }
             | Input::End
