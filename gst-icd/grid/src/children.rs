@@ -45,6 +45,11 @@ pub fn outweighs(one: u16, other: u16) -> bool {
     u32::from(one) * 4 > u32::from(other) * 5
 }
 
+/// Whether a node of this strength passes on several copies of the stream.
+pub fn feeds_many(strength: u16, stripes: u8) -> bool {
+    strength >= 2 * u16::from(stripes)
+}
+
 /// How a stripe is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {

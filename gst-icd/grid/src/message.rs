@@ -353,9 +353,15 @@ impl Message {
     }
 }
 
+/// What comes on its way while a buffer map is on its own.
+const UNSAID: u64 = 10;
+/// A hole is mended, or will never be, by the time that so many more pieces were made.
+const FILLED: u64 = 50;
+
 impl Have {
-    /// Whether the sender of this has a piece, as far as can be told: this is a moment old.
-    pub fn likely(&self, seq: Seq) -> bool {
+    /// Whether the sender of this has a piece, as far as can be told: since it said this, so many
+    /// pieces were made.
+    pub fn likely(&self, seq: Seq, since: u64) -> bool {
         let stripes = self.heads.len();
         if stripes == 0 {
             return false;
@@ -365,12 +371,22 @@ impl Have {
         match (head, newest) {
             // Every stripe was past it.
             (Some(head), Some(newest)) if seq.plus(stripes as u64) <= *newest => {
-                seq <= head && !self.holes.contains(&seq)
+                seq <= head && (since > FILLED || !self.holes.contains(&seq))
             }
-            // It may have come since: half a second of 20 ms pieces.
-            (Some(head), _) => head.plus(25) >= seq,
+            // It may have come since.
+            (Some(head), _) => head.plus(since.max(UNSAID)) >= seq,
             (None, _) => false,
         }
+    }
+
+    /// Whether pieces lack, or a whole stripe is behind the others.
+    pub fn lacks(&self) -> bool {
+        let newest = self.heads.iter().flatten().max();
+        let behind = |head: &Option<Seq>| {
+            let rounds = 3 * self.heads.len() as u64;
+            newest.is_some_and(|n| head.is_none_or(|head| head.plus(rounds) < *n))
+        };
+        !self.holes.is_empty() || self.heads.iter().any(behind)
     }
 
     /// What is kept of it, at a node whose stream has so many stripes.
@@ -447,11 +463,11 @@ mod tests {
             holes: vec![Seq(96)],
             ..Default::default()
         };
-        let likely = |seq| have.likely(Seq(seq));
+        let likely = |seq| have.likely(Seq(seq), 0);
         assert!(likely(92) && !likely(96) && likely(97));
         assert!(likely(58) && !likely(66), "its third stripe stands still");
         assert!(likely(104) && !likely(132), "a moment has passed");
-        assert!(!likely(3) && !Have::default().likely(Seq(0)));
+        assert!(!likely(3) && !Have::default().likely(Seq(0), 0));
     }
 
     #[test]
@@ -461,7 +477,7 @@ mod tests {
             holes: vec![Seq(u64::MAX); 300],
             ..Default::default()
         };
-        assert!(have.likely(Seq(3)) && have.likely(Seq(u64::MAX - 1)));
+        assert!(have.likely(Seq(3), 0) && have.likely(Seq(u64::MAX - 1), 0));
         let kept = have.trimmed(8);
         assert_eq!((kept.heads.len(), kept.holes.len()), (8, MAX_HOLES));
         assert!(kept.heads.capacity() < 300);

@@ -6,7 +6,7 @@
 //! it waits: a late start, never a stutter (design: distribution, 9).
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cutter::Cut;
 use crate::ids::{SenderTime, Seq};
@@ -20,10 +20,51 @@ const ENOUGH: f64 = 1.1;
 /// Viewers send it if they have this much to spare beyond the live stream and the past: not every
 /// viewer can be reached.
 const GRID_BEYOND: f64 = 0.25;
+/// Both together, if they have this much more than that: who asks whom is not foreseen.
+const TOGETHER: f64 = 1.0;
+/// Whoever sends the past, the seed sends so much of it, with which there is a picture (notes on
+/// the algorithm, section 2: start-up burst; a key frame of some ten times the mean).
+pub const FIRST: Duration = Duration::from_millis(400);
 /// Tables of a transport stream are repeated more often than this; older ones lead nowhere.
 const LEAD: Duration = Duration::from_secs(1);
 /// Join points whose lead is known; the window holds fewer.
 const MAX_LEADS: usize = 4096;
+
+/// The past that the seed sends to newcomers that begin with what is due, in copies of the stream:
+/// in the mean, and as long as few come.
+const PAST_SHARE: f64 = 0.5;
+const MOST_PAST: f64 = 12.0;
+
+/// What a seed with a limited uplink may spend on the past that newcomers begin with, in seconds
+/// of the stream. Where many come, a picture at once for each would cost more than the grid saves.
+#[derive(Debug)]
+pub struct Purse {
+    holds: f64,
+    filled: Instant,
+}
+
+impl Purse {
+    /// A full one.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            holds: MOST_PAST,
+            filled: now,
+        }
+    }
+
+    /// Whether it holds enough for so much of the past.
+    pub fn affords(&mut self, past: Duration, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.filled = now;
+        self.holds = (self.holds + since * PAST_SHARE).min(MOST_PAST);
+        past.as_secs_f64() <= self.holds
+    }
+
+    /// So much of the past is sent.
+    pub fn pay(&mut self, past: Duration) {
+        self.holds -= past.as_secs_f64();
+    }
+}
 
 /// Where the lead of each join point begins: what a decoder needs before it.
 #[derive(Debug, Default)]
@@ -70,7 +111,7 @@ pub enum From {
 pub enum Opening {
     /// The seed pushes everything until it finds parents.
     Seed(From),
-    /// Other viewers push it; the seed only says where it begins.
+    /// Other viewers push it; the seed says where it begins, and sends the first pieces.
     Grid,
     /// Nobody has room now; it is asked again soon.
     Wait,
@@ -89,6 +130,8 @@ pub struct Room {
     pub live: f64,
     /// Copies that the past takes, if it is to be there within a play-out delay.
     pub past: f64,
+    /// The seed can spend that much past on one newcomer.
+    pub affords: bool,
 }
 
 /// Decides. `overdue`: by how much the newest join point that is due is overdue, none if the
@@ -96,18 +139,19 @@ pub struct Room {
 pub fn opening(room: Room, overdue: Option<Duration>) -> Opening {
     // One copy goes into the live stream.
     let past = (room.free - 1.0).max(0.0);
-    if room.free >= PLENTY && !room.busy {
-        return match overdue {
-            Some(overdue) if overdue <= MAKE_UP.mul_f64(past.min(1000.0)) => {
-                Opening::Seed(From::Due)
-            }
-            _ => Opening::Seed(From::Newest),
-        };
-    }
-    if room.spare >= room.live + room.past + GRID_BEYOND {
-        Opening::Grid
-    } else if room.free >= ENOUGH + room.past && !room.busy {
+    let plenty = room.free >= PLENTY && !room.busy;
+    let made_up = |overdue| overdue <= MAKE_UP.mul_f64(past.min(1000.0));
+    if plenty && overdue.is_some_and(made_up) {
+        Opening::Seed(From::Due)
+    } else if plenty && room.affords {
         Opening::Seed(From::Newest)
+    } else if room.spare >= room.live + room.past + GRID_BEYOND {
+        Opening::Grid
+    } else if plenty || (room.free >= ENOUGH + room.past && !room.busy) {
+        Opening::Seed(From::Newest)
+    } else if room.free + room.spare >= room.live + room.past + TOGETHER && !room.busy {
+        // What no viewer has room for, the seed lends.
+        Opening::Grid
     } else {
         Opening::Wait
     }
@@ -127,6 +171,7 @@ mod tests {
             spare,
             live: 1.0,
             past,
+            affords: true,
         }
     }
 
@@ -135,6 +180,21 @@ mod tests {
         let plenty = room(4096.0, 0.0, 1.0);
         assert_eq!(opening(plenty, NOW), Opening::Seed(From::Due));
         assert_eq!(opening(plenty, None), Opening::Seed(From::Newest));
+    }
+
+    #[test]
+    fn the_past_is_spent_as_it_comes_in() {
+        let now = Instant::now();
+        let mut purse = Purse::new(now);
+        let past = Duration::from_secs(3);
+        let mut starts = 0;
+        while purse.affords(past, now) {
+            purse.pay(past);
+            starts += 1;
+        }
+        assert_eq!(starts, 4);
+        assert!(!purse.affords(past, now + Duration::from_secs(2)));
+        assert!(purse.affords(past, now + Duration::from_secs(8)));
     }
 
     #[test]
@@ -187,5 +247,12 @@ mod tests {
             ..room(9.0, 0.5, 0.5)
         };
         assert_eq!(opening(busy), Opening::Wait, "one start after the other");
+        let spent = |spare| Room {
+            affords: false,
+            ..room(9.0, spare, 0.5)
+        };
+        assert_eq!(super::opening(spent(2.0), None), Opening::Grid);
+        let alone = super::opening(spent(1.0), None);
+        assert_eq!(alone, Opening::Seed(From::Newest));
     }
 }

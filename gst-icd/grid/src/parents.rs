@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::children::{LEAVING, outweighs};
+use crate::children::{LEAVING, feeds_many, outweighs};
 use crate::ids::{NodeId, PeerId, Seq, StripeId};
 use crate::message::MAX_DEPTH;
 
@@ -23,6 +23,8 @@ const LONG_ORPHAN: Duration = Duration::from_millis(350);
 /// A stripe on loan stays with the seed until it is so many rounds behind the newest at most:
 /// what is not here yet, another would have to begin with.
 const CAUGHT_UP: u64 = 2;
+/// But not for longer than this: a seed that lends more than it can send would keep it for ever.
+const CATCH_UP: Duration = Duration::from_millis(600);
 const SEED_RETRY: Duration = Duration::from_millis(400);
 /// A peer that said no for a stripe is not asked for it again for this long.
 const REFUSED: Duration = Duration::from_millis(800);
@@ -43,7 +45,7 @@ const SUGGESTED: Duration = Duration::from_millis(500);
 
 /// A connected node that may be asked.
 #[derive(Debug, Clone)]
-pub struct Neighbour {
+pub struct Neighbour<'a> {
     /// Which.
     pub peer: PeerId,
     /// Its key.
@@ -53,13 +55,15 @@ pub struct Neighbour {
     /// Slots that it has free, as it says.
     pub spare: u16,
     /// The strength of its weakest child of each stripe.
-    pub weakest: Vec<Option<u16>>,
+    pub weakest: &'a [Option<u16>],
     /// Round trip to it.
     pub rtt: Duration,
     /// Its median lag, as it says.
     pub lag: Duration,
+    /// Pieces that were made since it said all this.
+    pub since: u64,
     /// Newest piece of each stripe there.
-    pub heads: Vec<Option<Seq>>,
+    pub heads: &'a [Option<Seq>],
 }
 
 /// What this node can give.
@@ -111,6 +115,8 @@ pub struct Feed {
     /// How late this stripe usually is against the first of the others.
     lateness: Duration,
     orphan_since: Option<Instant>,
+    /// The parent that it lost was fed by the seed.
+    at_the_top: bool,
     asked_seed: Option<Instant>,
     path: Vec<u64>,
     refused: BTreeMap<PeerId, Instant>,
@@ -134,6 +140,7 @@ impl Feed {
             passed: None,
             lateness: Duration::ZERO,
             orphan_since: Some(now),
+            at_the_top: false,
             asked_seed: None,
             path: Vec::new(),
             refused: BTreeMap::new(),
@@ -172,6 +179,7 @@ impl Feed {
     fn detach(&mut self, now: Instant) {
         self.parent = None;
         self.lease = false;
+        self.at_the_top = self.path.len() == 1;
         self.path.clear();
         self.orphan_since.get_or_insert(now);
         self.passed = None;
@@ -184,6 +192,7 @@ impl Feed {
 pub struct Parents {
     feeds: Vec<Feed>,
     round: Duration,
+    start_head: Option<Seq>,
     heard: BTreeMap<PeerId, Instant>,
     dead: BTreeMap<PeerId, Instant>,
 }
@@ -195,6 +204,11 @@ impl Parents {
         self.round = round;
         self.heard.clear();
         self.dead.clear();
+    }
+
+    /// The stream begins with what was made before this one, the past.
+    pub fn begins(&mut self, head: Seq) {
+        self.start_head = Some(head);
     }
 
     /// A neighbour said something: it lives.
@@ -219,6 +233,19 @@ impl Parents {
     /// How many stripes this peer pushes.
     pub fn count(&self, peer: PeerId) -> usize {
         self.feeds.iter().filter(|f| f.parent == Some(peer)).count()
+    }
+
+    /// Whether this peer fell silent and has said nothing since.
+    pub fn is_dead(&self, peer: PeerId) -> bool {
+        self.dead.contains_key(&peer)
+    }
+
+    /// Whether this peer pushes a stripe, was asked for one, or feeds one a little longer.
+    pub fn concerns(&self, peer: PeerId) -> bool {
+        let asked = |f: &Feed| f.pending.as_ref().is_some_and(|p| p.peer == peer);
+        self.feeds
+            .iter()
+            .any(|f| f.parent == Some(peer) || asked(f))
     }
 
     /// The seed pushes a stripe from now on without having been asked.
@@ -415,10 +442,29 @@ impl Parents {
         }
     }
 
+    /// Whether every stripe comes as it should, so that [`Parents::tick`] would do nothing.
+    pub fn at_rest(&self, now: Instant) -> bool {
+        let calm = |feed: &Feed| !feed.wants() && !self.behind(feed, now) && !self.quiet(feed, now);
+        self.feeds.iter().all(calm)
+    }
+
+    /// Whether other stripes have passed this one for too long.
+    fn behind(&self, feed: &Feed, now: Instant) -> bool {
+        let most = self.round + PATIENCE + feed.lateness * 2;
+        feed.passed
+            .is_some_and(|at| now.saturating_duration_since(at) > most)
+    }
+
+    /// Whether nothing came on it for longer than the parent may leave it idle.
+    fn quiet(&self, feed: &Feed, now: Instant) -> bool {
+        let most = self.round.max(IDLE * self.feeds.len() as u32) + PATIENCE * 2;
+        now.saturating_duration_since(feed.heard) > most
+    }
+
     /// Looks for silence, and for parents where they lack, are only lent, or end.
     pub fn tick(
         &mut self,
-        neighbours: &[Neighbour],
+        neighbours: &[Neighbour<'_>],
         standing: Standing,
         rng: &mut fastrand::Rng,
         now: Instant,
@@ -464,21 +510,24 @@ impl Parents {
             feed.refused.retain(|_, until| *until > now);
             // The seed still sends the past on loan; another would have to begin with it anew.
             let rounds = CAUGHT_UP * stripes as u64;
-            let caught_up = |last: Seq| newest.is_some_and(|n| last.plus(rounds) >= n);
-            if feed.leased() && !feed.last.is_some_and(caught_up) {
+            let past = newest.max(self.start_head);
+            let caught_up = |last: Seq| past.is_some_and(|n| last.plus(rounds) >= n);
+            let patient = now.saturating_duration_since(feed.since) < CATCH_UP;
+            if feed.leased() && patient && !feed.last.is_some_and(caught_up) {
                 continue;
             }
             let stripe = StripeId(k as u8);
-            let fresh = |n: &Neighbour| {
+            let fresh = |n: &Neighbour<'_>| {
                 let head = n.heads.get(k).copied().flatten();
                 match (head, newest) {
                     (_, None) => true,
                     (None, _) => false,
-                    // What neighbours that are no parents say is up to 0.4 s old.
-                    (Some(head), Some(newest)) => head.plus(6 * stripes as u64 + 40) >= newest,
+                    (Some(head), Some(newest)) => {
+                        head.plus(6 * stripes as u64 + 20 + n.since) >= newest
+                    }
                 }
             };
-            let usable = |n: &&Neighbour| {
+            let usable = |n: &&Neighbour<'_>| {
                 !n.seed
                     && !self.dead.contains_key(&n.peer)
                     && !feed.refused.contains_key(&n.peer)
@@ -496,7 +545,7 @@ impl Parents {
                 continue;
             }
             // The strong go up: there is a place where a child is weaker.
-            let weaker = |n: &Neighbour| {
+            let weaker = |n: &Neighbour<'_>| {
                 let weakest = n.weakest.get(k).copied().flatten();
                 weakest.is_some_and(|w| outweighs(standing.strength, w))
             };
@@ -524,11 +573,15 @@ impl Parents {
                 _ => Duration::ZERO,
             };
             let rested = |at: Instant| now.saturating_duration_since(at) >= SEED_RETRY;
-            let seed = neighbours
-                .iter()
-                .find(|n| n.seed && orphan >= ORPHAN && feed.asked_seed.is_none_or(rested));
+            // A root is gone: all that it fed are without the stripe, and cannot help each other.
+            // Those that many live from go first.
+            let many = feeds_many(standing.strength, stripes as u8);
+            let top = feed.parent.is_none() && feed.at_the_top && many;
+            let seed = neighbours.iter().find(|n| {
+                n.seed && (top || orphan >= ORPHAN) && feed.asked_seed.is_none_or(rested)
+            });
             let choice = match (best, seed) {
-                (_, Some(seed)) if orphan >= LONG_ORPHAN => Some((seed, true)),
+                (_, Some(seed)) if top || orphan >= LONG_ORPHAN => Some((seed, true)),
                 (Some(best), _) => Some((best, false)),
                 (None, seed) => seed.map(|seed| (seed, true)),
             };
@@ -554,26 +607,25 @@ impl Parents {
 
     fn find_silence(
         &mut self,
-        neighbours: &[Neighbour],
+        neighbours: &[Neighbour<'_>],
         rng: &mut fastrand::Rng,
         steps: &mut Vec<Step>,
         now: Instant,
     ) {
-        let stripes = self.feeds.len() as u32;
-        let round = self.round;
-        let quiet = round.max(IDLE * stripes) + PATIENCE * 2;
         for k in 0..self.feeds.len() {
             let feed = &self.feeds[k];
             let Some(parent) = feed.parent else { continue };
+            if !self.behind(feed, now) && !self.quiet(feed, now) {
+                continue;
+            }
             let rtt = neighbours
                 .iter()
                 .find(|n| n.peer == parent)
                 .map(|n| n.rtt)
                 .unwrap_or_default();
             let late = feed.passed.map(|at| now.saturating_duration_since(at));
-            let behind = late.is_some_and(|late| late > round + PATIENCE + feed.lateness * 2);
-            let silent = now.saturating_duration_since(feed.heard) > quiet + rtt;
-            if !behind && !silent {
+            let before = now.checked_sub(rtt).unwrap_or(now);
+            if !self.behind(feed, now) && !self.quiet(feed, before) {
                 continue;
             }
             let heard = self.heard.get(&parent).copied();
@@ -634,16 +686,17 @@ mod tests {
     const SEED: PeerId = PeerId(1);
     const WEAK: Standing = Standing { strength: 0 };
 
-    fn neighbour(peer: u64, spare: u16) -> Neighbour {
+    fn neighbour(peer: u64, spare: u16) -> Neighbour<'static> {
         Neighbour {
             peer: PeerId(peer),
             id: NodeId([peer as u8; 32]),
             seed: peer == SEED.0,
             spare,
-            weakest: Vec::new(),
+            weakest: &[],
+            since: 0,
             rtt: 10 * MS,
             lag: 50 * MS,
-            heads: vec![Some(Seq(1000)); 4],
+            heads: &[Some(Seq(1000)); 4],
         }
     }
 
@@ -662,7 +715,7 @@ mod tests {
         parents: &mut Parents,
         from: Instant,
         mute: u64,
-        around: &[Neighbour],
+        around: &[Neighbour<'_>],
     ) -> (Duration, Vec<Step>) {
         let mut rng = fastrand::Rng::with_seed(1);
         for ms in 0..3000u32 {

@@ -13,11 +13,12 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::ids::{Epoch, SenderTime, Seq};
-use crate::trust::{Context, SIGNATURE_BYTES, Sign, Verify};
+use crate::trust::{Context, DIGEST_BYTES, SIGNATURE_BYTES, Sign, Verify};
 
 /// Bytes of a body before its payload.
 pub const PREFIX_BYTES: usize = SIGNATURE_BYTES + INFO_BYTES;
 const INFO_BYTES: usize = 8 + 8 + 8 + 4 + 4 + 1;
+const SIGNED_BYTES: usize = INFO_BYTES + DIGEST_BYTES;
 
 /// Largest payload of a piece. At 20 ms a piece this is 100 Mbit/s; faster streams have
 /// shorter pieces.
@@ -101,10 +102,10 @@ pub struct Piece {
     body: Bytes,
 }
 
-fn signed_part(info: &[u8; INFO_BYTES], payload: &[u8]) -> [u8; INFO_BYTES + 32] {
-    let mut message = [0; INFO_BYTES + 32];
+fn signed_part(info: &[u8; INFO_BYTES], digest: &[u8; DIGEST_BYTES]) -> [u8; SIGNED_BYTES] {
+    let mut message = [0; SIGNED_BYTES];
     message[..INFO_BYTES].copy_from_slice(info);
-    message[INFO_BYTES..].copy_from_slice(blake3::hash(payload).as_bytes());
+    message[INFO_BYTES..].copy_from_slice(digest);
     message
 }
 
@@ -113,7 +114,10 @@ impl Piece {
     pub fn sign(info: PieceInfo, payload: &[u8], signer: &dyn Sign) -> Self {
         debug_assert!(payload.len() <= MAX_PAYLOAD_BYTES);
         let encoded = info.encode();
-        let signature = signer.sign(Context::Piece, &signed_part(&encoded, payload));
+        let signature = signer.sign(
+            Context::Piece,
+            &signed_part(&encoded, &signer.digest(payload)),
+        );
         let mut body = BytesMut::with_capacity(PREFIX_BYTES + payload.len());
         body.put_slice(&signature);
         body.put_slice(&encoded);
@@ -135,7 +139,8 @@ impl Piece {
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(PieceError::TooLarge);
         }
-        if !verifier.verify(Context::Piece, &signed_part(encoded, payload), signature) {
+        let message = signed_part(encoded, &verifier.digest(payload));
+        if !verifier.verify(Context::Piece, &message, signature) {
             return Err(PieceError::Forged);
         }
         Ok(Self {
@@ -202,10 +207,8 @@ impl Hop {
         bytes
     }
 
-    /// Splits what came on one stream into hop and body.
-    pub fn decode(mut bytes: Bytes) -> Option<(Self, Bytes)> {
-        let hop = *bytes.first_chunk::<{ Self::BYTES }>()?;
-        let body = bytes.split_off(Self::BYTES);
+    /// From the wire.
+    pub fn decode(hop: &[u8; Self::BYTES]) -> Self {
         let mut sent = [0; 8];
         sent.copy_from_slice(&hop[..8]);
         let mut queued = [0; 4];
@@ -215,12 +218,11 @@ impl Hop {
             1 => Why::Backlog,
             _ => Why::Pull,
         };
-        let hop = Self {
+        Self {
             sent_us: u64::from_le_bytes(sent),
             queued_us: u32::from_le_bytes(queued),
             why,
-        };
-        Some((hop, body))
+        }
     }
 }
 
@@ -286,11 +288,6 @@ mod tests {
             queued_us: 9,
             why: Why::Pull,
         };
-        let mut bytes = hop.encode().to_vec();
-        bytes.extend_from_slice(b"body");
-        let (back, body) = Hop::decode(bytes.into()).unwrap();
-        assert_eq!(back, hop);
-        assert_eq!(&body[..], b"body");
-        assert!(Hop::decode(Bytes::from_static(b"short")).is_none());
+        assert_eq!(Hop::decode(&hop.encode()), hop);
     }
 }

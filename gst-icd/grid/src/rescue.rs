@@ -10,6 +10,9 @@ use crate::message::MAX_PULL;
 pub const PEERS_FROM: f64 = 0.4;
 /// ... and go to the seed at this one (notes on the algorithm, section 2: r1 and r2).
 pub const SEED_FROM: f64 = 0.2;
+/// What no push will bring may be asked for sooner, though not at once: the stripe's next parent
+/// sends it as backlog.
+const DETACHED: f64 = 1.5;
 const MAX_TRIES: usize = 16;
 /// The seed is asked this much before a piece is due, beyond one and a half round trips to it:
 /// its uplink's queue, and one retransmission.
@@ -61,6 +64,11 @@ pub struct Rescue {
 }
 
 impl Rescue {
+    /// What is due later than this is not pulled.
+    pub fn horizon(latency: Duration) -> Duration {
+        latency.mul_f64(PEERS_FROM * DETACHED)
+    }
+
     /// Whom to ask for what now. `knows` says whether a neighbour is likely to have a piece;
     /// `salt` is this node's own: what none of its neighbours has, the nodes around it lack as
     /// well, and not all of them shall ask the seed in the same moment. The first to have it
@@ -90,10 +98,8 @@ impl Rescue {
         let seed_from = latency.mul_f64(SEED_FROM).max(needs).min(peers_from);
         let mut plan: BTreeMap<PeerId, Vec<Seq>> = BTreeMap::new();
         for item in missing {
-            // What no push will bring may be asked for sooner, though not at once: the stripe's
-            // next parent sends it as backlog.
             let from = if item.detached {
-                peers_from.mul_f64(1.5)
+                peers_from.mul_f64(DETACHED)
             } else {
                 peers_from
             };
@@ -107,8 +113,11 @@ impl Rescue {
             {
                 continue;
             }
-            let somebody =
-                !pull.in_vain && sources.iter().any(|s| !s.seed && knows(s.peer, item.seq));
+            let knowing: Vec<_> = sources
+                .iter()
+                .filter(|s| !s.seed && knows(s.peer, item.seq))
+                .collect();
+            let somebody = !pull.in_vain && !knowing.is_empty();
             let seed_from = match somebody {
                 true => seed_from,
                 false => {
@@ -121,12 +130,10 @@ impl Rescue {
                 load.get(&s.peer).copied().unwrap_or(0) < MAX_OUTSTANDING_PER_PEER
                     && plan.get(&s.peer).map_or(0, Vec::len) < MAX_PULL
                     && (s.seed || !pull.asked.contains(&s.peer))
-                    && (s.seed || knows(s.peer, item.seq))
                     && s.rtt < item.slack
             };
-            let from_peer = sources
-                .iter()
-                .filter(|s| !s.seed)
+            let from_peer = knowing
+                .into_iter()
                 .filter(usable)
                 .min_by_key(|s| (s.queue + s.rtt, s.peer));
             let from_seed = sources.iter().filter(|s| s.seed && to_seed).find(usable);

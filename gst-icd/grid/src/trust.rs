@@ -11,6 +11,8 @@ use crate::ids::StreamKey;
 
 /// Bytes of a signature on the wire.
 pub const SIGNATURE_BYTES: usize = 64;
+/// Bytes of what stands for a payload in what is signed.
+pub const DIGEST_BYTES: usize = 32;
 
 /// What a signature is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +42,10 @@ impl Context {
 pub trait Sign: Debug + Send {
     /// The key that verifies what this signs.
     fn key(&self) -> StreamKey;
+    /// What stands for a payload in what is signed: its BLAKE3 hash, but in simulations.
+    fn digest(&self, payload: &[u8]) -> [u8; DIGEST_BYTES] {
+        *blake3::hash(payload).as_bytes()
+    }
     /// Signs `message` for one purpose.
     fn sign(&self, context: Context, message: &[u8]) -> [u8; SIGNATURE_BYTES];
 }
@@ -49,6 +55,10 @@ pub trait Sign: Debug + Send {
 pub trait Verify: Debug + Send {
     /// The stream that this verifies for.
     fn key(&self) -> StreamKey;
+    /// As [`Sign::digest`].
+    fn digest(&self, payload: &[u8]) -> [u8; DIGEST_BYTES] {
+        *blake3::hash(payload).as_bytes()
+    }
     /// Whether the broadcaster signed `message` for this purpose.
     fn verify(&self, context: Context, message: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool;
 }

@@ -4,7 +4,7 @@
 //! expiry; without one the grid is metastable: once late, always late (notes on the algorithm,
 //! section 5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::ids::{Bitrate, PeerId, Seq, StripeId};
@@ -30,6 +30,8 @@ const MOST_OVERHEAD: f64 = 0.4;
 /// a half few do, but those collapse.
 const PULL_SHARE: f64 = 0.25;
 const PULL_BEHIND: Duration = Duration::from_secs(1800);
+/// Backlog comes after the pushes, but for a few pieces of a child that moved.
+const LOOKED_AT: usize = 8;
 /// How far the pacer may run ahead of its rate.
 const BURST: Duration = Duration::from_millis(10);
 const MIN_BURST_BYTES: f64 = 4096.0;
@@ -56,14 +58,49 @@ struct Queued {
     expires: Instant,
 }
 
+/// When a piece goes, and by which ticket among those of one moment.
+type Turn = (Instant, u64);
+
 #[derive(Debug, Default)]
 struct Lane {
-    queue: BTreeMap<(Instant, u64), Queued>,
+    queue: BTreeMap<Turn, Queued>,
+    /// Its first in the queue, as the table of all lanes has it; none while it may send nothing.
+    turn: Option<Turn>,
     flight: BTreeMap<Seq, (Instant, usize)>,
     flight_bytes: usize,
     /// When the transport last reported a piece as arrived.
     progress: Option<Instant>,
     least_delay: Option<Duration>,
+}
+
+impl Lane {
+    /// Asked for twice, a piece goes when the more urgent of the two would: a pull overtakes the
+    /// backlog that holds the same piece.
+    fn insert(&mut self, turn: Turn, queued: Queued) {
+        let same = self.queue.iter().find(|(_, q)| q.seq == queued.seq);
+        match same.map(|(turn, _)| *turn) {
+            Some(there) if there.0 <= turn.0 => return,
+            Some(there) => {
+                self.queue.remove(&there);
+            }
+            None if self.queue.len() >= MAX_QUEUED => return,
+            None => {}
+        }
+        self.queue.insert(turn, queued);
+    }
+
+    /// Drops what has expired at the front; how many that was.
+    fn expire(&mut self, now: Instant) -> u64 {
+        let mut expired = 0;
+        while let Some(entry) = self.queue.first_entry() {
+            if entry.get().expires > now {
+                break;
+            }
+            entry.remove();
+            expired += 1;
+        }
+        expired
+    }
 }
 
 /// See the module.
@@ -73,6 +110,8 @@ pub struct Uplink {
     tokens: f64,
     filled: Instant,
     lanes: BTreeMap<PeerId, Lane>,
+    /// The first of each lane that may send.
+    turns: BTreeSet<(Turn, PeerId)>,
     flight_limit: usize,
     ticket: u64,
     pull_tokens: f64,
@@ -92,6 +131,7 @@ impl Uplink {
             tokens: 0.0,
             filled: now,
             lanes: BTreeMap::new(),
+            turns: BTreeSet::new(),
             flight_limit: 256 * 1024,
             ticket: 0,
             pull_tokens: 0.0,
@@ -143,7 +183,13 @@ impl Uplink {
     /// half a second of it, but at least 256 KiB and at most 4 MiB, so that a frozen child costs
     /// no more.
     pub fn size_for(&mut self, bytes_per_second: f64) {
-        self.flight_limit = ((bytes_per_second / 2.0) as usize).clamp(256 * 1024, 4 * 1024 * 1024);
+        let limit = ((bytes_per_second / 2.0) as usize).clamp(256 * 1024, 4 * 1024 * 1024);
+        if std::mem::replace(&mut self.flight_limit, limit) != limit {
+            let peers: Vec<_> = self.lanes.keys().copied().collect();
+            for peer in peers {
+                self.line_up(peer);
+            }
+        }
     }
 
     /// Queues a piece. `order`: earlier goes first.
@@ -165,18 +211,8 @@ impl Uplink {
         if lane.flight.contains_key(&seq) {
             return;
         }
-        // Asked for twice, it goes when the more urgent of the two would: a pull overtakes the
-        // backlog that holds the same piece.
-        let queued = lane.queue.iter().find(|(_, q)| q.seq == seq);
-        match queued.map(|(key, _)| *key) {
-            Some(key) if key.0 <= order => return,
-            Some(key) => {
-                lane.queue.remove(&key);
-            }
-            None if lane.queue.len() >= MAX_QUEUED => return,
-            None => {}
-        }
-        self.ticket += 1;
+        // A lane that may send nothing shall not keep what has expired.
+        self.expired += lane.expire(now);
         let queued = Queued {
             seq,
             bytes,
@@ -184,7 +220,26 @@ impl Uplink {
             queued: now,
             expires,
         };
-        lane.queue.insert((order, self.ticket), queued);
+        self.ticket += 1;
+        lane.insert((order, self.ticket), queued);
+        self.line_up(peer);
+    }
+
+    /// Puts a lane where it belongs among the others.
+    fn line_up(&mut self, peer: PeerId) {
+        let Some(lane) = self.lanes.get_mut(&peer) else {
+            return;
+        };
+        let may = lane.flight_bytes < self.flight_limit;
+        let first = lane.queue.first_key_value().map(|(turn, _)| *turn);
+        let turn = first.filter(|_| may);
+        if lane.turn == turn {
+            return;
+        }
+        if let Some(former) = std::mem::replace(&mut lane.turn, turn) {
+            self.turns.remove(&(former, peer));
+        }
+        self.turns.extend(turn.map(|turn| (turn, peer)));
     }
 
     fn refill(&mut self, now: Instant) {
@@ -220,33 +275,33 @@ impl Uplink {
         if self.rate.is_some() && self.tokens <= 0.0 {
             return None;
         }
-        for lane in self.lanes.values_mut() {
-            while let Some(entry) = lane.queue.first_entry() {
-                if entry.get().expires > now {
-                    break;
-                }
-                entry.remove();
-                self.expired += 1;
+        let (peer, queued) = loop {
+            let (_, peer) = *self.turns.first()?;
+            let lane = self.lanes.get_mut(&peer)?;
+            let expired = lane.expire(now);
+            self.expired += expired;
+            let queued = match expired {
+                0 => lane.queue.pop_first(),
+                _ => None,
+            };
+            self.line_up(peer);
+            if let Some((_, queued)) = queued {
+                break (peer, queued);
             }
-        }
-        let limit = self.flight_limit;
-        let (peer, lane) = self
-            .lanes
-            .iter_mut()
-            .filter(|(_, lane)| lane.flight_bytes < limit && !lane.queue.is_empty())
-            .min_by_key(|(_, lane)| lane.queue.first_key_value().map(|(key, _)| *key))?;
-        let (_, queued) = lane.queue.pop_first()?;
+        };
+        let lane = self.lanes.get_mut(&peer)?;
         lane.progress.get_or_insert(now);
         if lane.flight.is_empty() {
             lane.progress = Some(now);
         }
         lane.flight.insert(queued.seq, (now, queued.bytes));
         lane.flight_bytes += queued.bytes;
+        self.line_up(peer);
         if self.rate.is_some() {
             self.tokens -= queued.bytes as f64 * OVERHEAD_SHARE + OVERHEAD_BYTES;
         }
         Some(Transmit {
-            peer: *peer,
+            peer,
             seq: queued.seq,
             why: queued.why,
             waited: now.saturating_duration_since(queued.queued),
@@ -255,11 +310,7 @@ impl Uplink {
 
     /// When [`Uplink::next`] is next of use, if anything waits.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        let waits = self
-            .lanes
-            .values()
-            .any(|lane| lane.flight_bytes < self.flight_limit && !lane.queue.is_empty());
-        if !waits {
+        if self.turns.is_empty() {
             return None;
         }
         let rate = self.rate?.bytes_per_second();
@@ -284,6 +335,7 @@ impl Uplink {
                 let delay = now.saturating_duration_since(at);
                 lane.least_delay = Some(lane.least_delay.map_or(delay, |d| d.min(delay)));
             }
+            self.line_up(peer);
         }
     }
 
@@ -301,13 +353,12 @@ impl Uplink {
     /// How long the first queued piece that could go has waited: the queueing delay. Backlog
     /// waits by design and does not count.
     pub fn delay(&self, now: Instant) -> Duration {
-        self.lanes
-            .values()
-            .filter(|lane| lane.flight_bytes < self.flight_limit)
-            .filter_map(|lane| lane.queue.values().find(|q| q.why != Why::Backlog))
-            .map(|queued| now.saturating_duration_since(queued.queued))
-            .max()
-            .unwrap_or_default()
+        let waits = self.turns.iter().filter_map(|(_, peer)| {
+            let first = self.lanes.get(peer)?.queue.values().take(LOOKED_AT);
+            let push = first.into_iter().find(|q| q.why != Why::Backlog)?;
+            Some(now.saturating_duration_since(push.queued))
+        });
+        waits.max().unwrap_or_default()
     }
 
     /// Pieces that wait.
@@ -340,12 +391,15 @@ impl Uplink {
     pub fn cancel(&mut self, peer: PeerId, unwanted: impl Fn(Seq) -> bool) {
         if let Some(lane) = self.lanes.get_mut(&peer) {
             lane.queue.retain(|_, queued| !unwanted(queued.seq));
+            self.line_up(peer);
         }
     }
 
     /// The connection is gone.
     pub fn forget(&mut self, peer: PeerId) {
-        self.lanes.remove(&peer);
+        if let Some(turn) = self.lanes.remove(&peer).and_then(|lane| lane.turn) {
+            self.turns.remove(&(turn, peer));
+        }
     }
 
     /// Drops everything that waits, for a new epoch.
@@ -355,7 +409,9 @@ impl Uplink {
             // The numbers begin anew: what is still on its way is another piece.
             lane.flight.clear();
             lane.flight_bytes = 0;
+            lane.turn = None;
         }
+        self.turns.clear();
     }
 }
 

@@ -1,7 +1,6 @@
 //! The recent stream in memory: verified pieces, join points, what is missing.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::ids::{SenderTime, Seq};
@@ -16,7 +15,7 @@ pub struct Bounds {
     pub bytes: usize,
 }
 
-/// A number so far beyond the newest has nothing to do with what is here: five hours of 20 ms
+/// A number so far from the others has nothing to do with what is here: five hours of 20 ms
 /// pieces.
 const LEAP: u64 = 1 << 20;
 
@@ -35,7 +34,10 @@ pub enum Offered {
 #[derive(Debug)]
 pub struct Window {
     bounds: Bounds,
-    pieces: BTreeMap<Seq, Piece>,
+    /// One place for each number from `base` on; the first and the last are taken.
+    places: VecDeque<Option<Piece>>,
+    base: Seq,
+    count: usize,
     joins: BTreeSet<Seq>,
     bytes: usize,
     floor: Seq,
@@ -46,7 +48,9 @@ impl Window {
     pub fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
-            pieces: BTreeMap::new(),
+            places: VecDeque::new(),
+            base: Seq(0),
+            count: 0,
             joins: BTreeSet::new(),
             bytes: 0,
             floor: Seq(0),
@@ -61,21 +65,24 @@ impl Window {
     /// Stores a verified piece and evicts what exceeds the bounds.
     pub fn offer(&mut self, piece: Piece) -> Offered {
         let info = *piece.info();
-        if info.seq < self.floor {
+        if info.seq < self.floor || self.too_old(info.time) {
             return Offered::Stale;
         }
-        if self.pieces.contains_key(&info.seq) {
+        if self.has(info.seq) {
             return Offered::Duplicate;
         }
         if self.head().is_some_and(|head| info.seq > head.plus(LEAP)) {
             self.clear();
             self.floor = info.seq;
         }
+        if self.base.0.saturating_sub(info.seq.0) > LEAP {
+            return Offered::Stale;
+        }
         self.bytes += piece.body().len();
         if info.join {
             self.joins.insert(info.seq);
         }
-        self.pieces.insert(info.seq, piece);
+        self.put(info.seq, piece);
         self.evict();
         if self.floor > info.seq {
             return Offered::Stale;
@@ -83,53 +90,88 @@ impl Window {
         Offered::New
     }
 
+    fn put(&mut self, seq: Seq, piece: Piece) {
+        if self.places.is_empty() {
+            self.base = seq;
+        }
+        while seq < self.base {
+            self.places.push_front(None);
+            self.base.0 -= 1;
+        }
+        let at = (seq.0 - self.base.0) as usize;
+        if self.places.len() <= at {
+            self.places.resize_with(at + 1, || None);
+        }
+        self.places[at] = Some(piece);
+        self.count += 1;
+    }
+
+    /// Whether what is here is that much newer.
+    fn too_old(&self, time: SenderTime) -> bool {
+        let newest = self.newest_time();
+        newest.is_some_and(|newest| newest.since(time) > self.bounds.span)
+    }
+
     fn evict(&mut self) {
-        let Some(newest) = self.pieces.last_key_value().map(|(_, s)| s.info().time) else {
-            return;
-        };
-        while let Some((seq, oldest)) = self.pieces.first_key_value() {
-            let info = oldest.info();
-            let too_old = newest.since(info.time) > self.bounds.span;
-            if !(too_old || self.bytes > self.bounds.bytes) || self.pieces.len() == 1 {
+        loop {
+            let oldest = self.pieces().next().map(|piece| *piece.info());
+            let Some(oldest) = oldest else { break };
+            let too_much = self.bytes > self.bounds.bytes || self.too_old(oldest.time);
+            if !too_much || self.count == 1 {
                 break;
             }
-            let seq = *seq;
-            self.bytes -= oldest.body().len();
-            self.pieces.remove(&seq);
-            self.joins.remove(&seq);
-            self.floor = seq.plus(1);
+            if let Some(oldest) = self.places.pop_front().flatten() {
+                self.bytes -= oldest.body().len();
+            }
+            self.count -= 1;
+            self.joins.remove(&oldest.seq);
+            self.floor = oldest.seq.plus(1);
+            self.base = self.floor;
+            while let Some(None) = self.places.front() {
+                self.places.pop_front();
+                self.base = self.base.plus(1);
+            }
         }
+    }
+
+    /// All that are here, the oldest first.
+    fn pieces(&self) -> impl DoubleEndedIterator<Item = &Piece> {
+        self.places.iter().flatten()
     }
 
     /// A piece, if it is here.
     pub fn get(&self, seq: Seq) -> Option<&Piece> {
-        self.pieces.get(&seq)
+        let at = seq.0.checked_sub(self.base.0)?;
+        self.places.get(usize::try_from(at).ok()?)?.as_ref()
     }
 
     /// Whether a piece is here.
     pub fn has(&self, seq: Seq) -> bool {
-        self.pieces.contains_key(&seq)
+        self.get(seq).is_some()
     }
 
     /// The newest piece.
     pub fn head(&self) -> Option<Seq> {
-        self.pieces.last_key_value().map(|(seq, _)| *seq)
+        self.newest().map(|piece| piece.info().seq)
+    }
+
+    fn newest(&self) -> Option<&Piece> {
+        self.places.back()?.as_ref()
     }
 
     /// Sender time of the newest piece.
     pub fn newest_time(&self) -> Option<SenderTime> {
-        self.pieces.last_key_value().map(|(_, p)| p.info().time)
+        self.newest().map(|piece| piece.info().time)
     }
 
     /// Whether the broadcaster's end is here.
     pub fn ended(&self) -> bool {
-        let last = self.pieces.last_key_value();
-        last.is_some_and(|(_, piece)| piece.info().end)
+        self.newest().is_some_and(|piece| piece.info().end)
     }
 
     /// The oldest piece.
     pub fn first(&self) -> Option<Seq> {
-        self.pieces.first_key_value().map(|(seq, _)| *seq)
+        (self.count > 0).then_some(self.base)
     }
 
     /// Older pieces than this one are no longer accepted.
@@ -142,14 +184,14 @@ impl Window {
         self.bytes
     }
 
-    /// The newest piece of each stripe; zero for none.
+    /// The newest piece of each stripe; none where there is none.
     pub fn heads(&self, stripes: u8) -> Vec<Option<Seq>> {
         let mut heads = vec![None; usize::from(stripes)];
         let mut found = 0;
-        for seq in self.pieces.keys().rev() {
+        for seq in self.pieces().rev().map(|piece| piece.info().seq) {
             let head = &mut heads[seq.stripe(stripes).index()];
             if head.is_none() {
-                *head = Some(*seq);
+                *head = Some(seq);
                 found += 1;
                 if found == heads.len() {
                     break;
@@ -162,10 +204,10 @@ impl Window {
     /// The newest pieces that are not here although later ones of their stripe are, at most
     /// `most` of them.
     pub fn holes(&self, heads: &[Option<Seq>], most: usize) -> Vec<Seq> {
-        let Some((first, _)) = self.pieces.first_key_value() else {
+        if self.count == self.places.len() {
             return Vec::new();
-        };
-        let (stripes, first) = (heads.len() as u64, first.0);
+        }
+        let (stripes, first) = (heads.len() as u64, self.base.0);
         let newest = heads.iter().flatten().max().map_or(first, |seq| seq.0);
         let missing = |seq: &Seq| {
             let head = heads[(seq.0 % stripes) as usize];
@@ -179,26 +221,36 @@ impl Window {
             .collect()
     }
 
+    /// The first number from `from` on that is not here.
+    pub fn first_missing(&self, from: Seq) -> Seq {
+        // Nothing lacks behind what is complete.
+        if self.count == self.places.len() && self.has(from) {
+            return self.head().unwrap_or(from).plus(1);
+        }
+        let mut seq = from;
+        while self.has(seq) {
+            seq = seq.plus(1);
+        }
+        seq
+    }
+
     /// Pieces here from `from` on, in order.
     pub fn from(&self, from: Seq) -> impl Iterator<Item = &Piece> {
-        self.pieces.range(from..).map(|(_, stored)| stored)
+        let skipped = from.0.saturating_sub(self.base.0);
+        let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
+        self.places
+            .range(skipped.min(self.places.len())..)
+            .flatten()
     }
 
     /// Sender time of a missing piece, as far as its neighbours tell: not later than the true
     /// one, so that nobody waits too long for it.
     pub fn time_of(&self, seq: Seq) -> Option<SenderTime> {
-        let before = self
-            .pieces
-            .range((Bound::Unbounded, Bound::Included(seq)))
-            .next_back();
-        match before {
-            Some((_, stored)) => Some(stored.info().time),
-            None => self
-                .pieces
-                .range(seq..)
-                .next()
-                .map(|(_, stored)| stored.info().time),
-        }
+        let places = (seq.0 + 1).saturating_sub(self.base.0);
+        let places = usize::try_from(places).unwrap_or(usize::MAX);
+        let before = self.places.range(..places.min(self.places.len()));
+        let known = before.rev().flatten().next().or(self.pieces().next());
+        known.map(|piece| piece.info().time)
     }
 
     /// The newest join point not younger than `age` at sender time `now`; else the oldest one.
@@ -235,20 +287,20 @@ impl Window {
 
     /// The oldest stream header that pieces here refer to.
     pub fn oldest_header(&self) -> Option<u32> {
-        self.pieces.first_key_value().map(|(_, s)| s.info().header)
+        self.pieces().next().map(|piece| piece.info().header)
     }
 
     /// Mean bytes per second on the wire, over what is here; none before it says anything.
     pub fn rate(&self) -> Option<f64> {
-        let first = self.pieces.first_key_value()?.1.info();
-        let last = self.pieces.last_key_value()?.1.info();
+        let first = self.pieces().next()?.info();
+        let last = self.newest()?.info();
         let span = last.time.since(first.time);
         let expected = last.seq.0 - first.seq.0 + 1;
         if span < Duration::from_millis(1500) || expected == 0 {
             return None;
         }
         // Missing pieces are taken to be of mean size.
-        let share = self.pieces.len() as f64 / expected as f64;
+        let share = self.count as f64 / expected as f64;
         Some(self.bytes as f64 / share / span.as_secs_f64())
     }
 }
@@ -334,5 +386,27 @@ pub(crate) mod tests {
         assert_eq!(w.time_of(Seq(12)), Some(SenderTime(200_000_000)));
         assert_eq!(w.time_of(Seq(5)), Some(SenderTime(200_000_000)));
         assert_eq!(w.heads(4), vec![None, None, Some(Seq(14)), None]);
+        assert_eq!(w.first_missing(Seq(10)), Seq(11));
+    }
+
+    #[test]
+    fn pieces_may_come_in_any_order_and_all_that_are_here_are_found() {
+        let mut w = window(10_000, usize::MAX);
+        let order = [50, 53, 48, 51, 52, 49];
+        assert!(order.iter().all(|n| w.offer(piece(*n)) == Offered::New));
+        assert_eq!((w.first(), w.head()), (Some(Seq(48)), Some(Seq(53))));
+        assert_eq!(w.first_missing(Seq(50)), Seq(54));
+        let all: Vec<_> = w.from(Seq(0)).map(|p| p.info().seq.0).collect();
+        assert_eq!(all, [48, 49, 50, 51, 52, 53]);
+        assert_eq!(w.from(Seq(52)).count(), 2);
+        assert_eq!(w.from(Seq(99)).count(), 0);
+        // An hour later nothing of that is left, and none of it comes back.
+        assert_eq!(w.offer(piece(180_000)), Offered::New);
+        assert_eq!(
+            (w.first(), w.bytes()),
+            (Some(Seq(180_000)), piece(0).body().len())
+        );
+        assert_eq!(w.offer(piece(54)), Offered::Stale);
+        assert!(!w.has(Seq(54)) && !w.has(Seq(180_001)));
     }
 }

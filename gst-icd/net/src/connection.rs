@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use icd_grid::message::MAX_MESSAGE_BYTES;
 use icd_grid::node::Close;
 use icd_grid::piece::{Hop, MAX_PAYLOAD_BYTES, PREFIX_BYTES};
@@ -175,8 +175,11 @@ async fn read_pieces(connection: Connection, peer: PeerId, inbox: Inbox) {
 async fn read_piece(mut stream: RecvStream, peer: PeerId, inbox: Inbox) {
     let read = tokio::time::timeout(READING, stream.read_to_end(MAX_PIECE_BYTES)).await;
     if let Ok(Ok(bytes)) = read {
-        let bytes = bytes.into();
-        let _ = inbox.send(Input::Piece { peer, bytes }).await;
+        let mut body = Bytes::from(bytes);
+        // What is cut off within the hop is no piece either way.
+        let hop = body.first_chunk().copied().unwrap_or_default();
+        body.advance(Hop::BYTES.min(body.len()));
+        let _ = inbox.send(Input::Piece { peer, hop, body }).await;
     }
 }
 

@@ -6,6 +6,7 @@ pub mod measure;
 pub mod network;
 pub mod people;
 pub mod results;
+pub mod scenario;
 mod seal;
 pub mod settings;
 pub mod traffic;

@@ -1,6 +1,8 @@
 //! What became of every piece at every viewer.
 //!
-//! Pieces are due from a viewer's play start on, at their sender time plus the play-out delay; a
+//! Pieces are due from a viewer's play start on, at their sender time plus the play-out delay. Play
+//! starts with the first that was not overdue when it came, when that is due: a viewer that begins
+//! with the newest picture starts late, and what is older was never due there. A
 //! piece is on time if its verified first copy was there by then. A viewer that dies or freezes
 //! counts until that moment. Lag is taken at the arrival of pieces that were made after the
 //! viewer came.
@@ -151,8 +153,9 @@ impl Measure {
         if self.made.len() <= n {
             self.made.resize(n + 1, 0);
         }
-        if self.made[n] == 0 {
-            self.made[n] = stamp(at);
+        // What came before it was made before, though the seed may have sent it to nobody.
+        for made in self.made[..=n].iter_mut().rev().take_while(|m| **m == 0) {
+            *made = stamp(at);
         }
     }
 
@@ -251,6 +254,20 @@ mod tests {
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
+    }
+
+    #[test]
+    fn what_the_seed_sends_to_nobody_is_due_and_lost() {
+        let mut measure = Measure::new(ms(1000), ms(0));
+        measure.joined(ms(0));
+        measure.playing(0, ms(1000));
+        for seq in (0..100).filter(|seq| seq % 4 != 1) {
+            measure.made(seq, ms(seq * 20));
+            measure.arrived(0, seq, ms(seq * 20 + 100));
+        }
+        measure.judge(ms(5000));
+        let tally = measure.tracks()[0].tally;
+        assert_eq!((tally.due, tally.good), (100, 75));
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub struct Depth {
 /// One second of the measured time.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Second {
+    /// Pieces that were due in it, at all viewers.
+    pub due: u64,
     /// Share of the pieces due in it that were there.
     pub on_time: f64,
     /// What the seed sent in it, in copies of the stream.
@@ -64,7 +66,8 @@ pub struct Results {
     pub seed_x: f64,
     /// Share of the viewers' bytes that viewers sent.
     pub offload: f64,
-    /// From a viewer's first packet to its first payload that is not overdue.
+    /// From a viewer's first packet to its first payload, which is decodable; of those that came
+    /// later than the first, if any did.
     pub start_ms: Times,
     /// Share of the pieces that came twice.
     pub duplicate: f64,
@@ -182,15 +185,22 @@ impl Results {
         };
         let per_second: Vec<_> = (from..to)
             .map(|second| Second {
+                due: measure.seconds.get(second).map_or(0, |tally| tally.due),
                 on_time: measure.seconds.get(second).map_or(1.0, Tally::share),
                 seed_x: (at(second + 1) - at(second)) / copy,
             })
             .collect();
         let viewers: Vec<_> = world.viewers().collect();
-        let mut starts: Vec<u32> = viewers
-            .iter()
-            .filter_map(|v| Some(v.start?.as_millis() as u32))
-            .collect();
+        // Of those that came in the measured time, if any did.
+        let late = |host: usize| people.late.binary_search(&host).is_ok();
+        let began = viewers.iter().enumerate();
+        let began = began.filter_map(|(n, v)| Some((late(n + 1), v.start?.as_millis() as u32)));
+        let (newer, mut starts): (Vec<_>, Vec<_>) = began.partition(|(late, _)| *late);
+        let admitted = newer.len() + starts.len();
+        if !newer.is_empty() {
+            starts = newer;
+        }
+        let mut starts: Vec<u32> = starts.into_iter().map(|(_, ms)| ms).collect();
         starts.sort_unstable();
         let start = |share: f64| match starts.len() {
             0 => 0,
@@ -209,7 +219,6 @@ impl Results {
         let recovered = after
             .windows(5)
             .position(|five| five.iter().all(|s| s.on_time >= 0.999));
-        let late = |host: usize| people.late.binary_search(&host).is_ok();
         let liar = |host: usize| people.liars.contains(&host);
         let payload = since(|c| c.payload_bytes).max(1.0);
         let lag = |share| measure.lag.quantile(share);
@@ -237,7 +246,7 @@ impl Results {
                 p99: counts.detect.quantile(0.99),
             },
             refused: counts.refused,
-            admitted: starts.len(),
+            admitted,
             on_time_old: sum(measure, |host| !late(host)),
             on_time_new: sum(measure, late),
             on_time_honest: sum(measure, |host| !liar(host)),

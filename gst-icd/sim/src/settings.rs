@@ -97,6 +97,9 @@ pub struct Settings {
     /// For all chance
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Run all scenarios of the project, and print what each must show and showed
+    #[arg(long)]
+    pub all: bool,
     /// Only JSON on standard output
     #[arg(long)]
     pub json: bool,

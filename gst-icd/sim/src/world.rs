@@ -83,7 +83,7 @@ pub struct Viewer {
     pub played: u64,
     /// Marks of discontinuity after the first.
     pub discontinuities: u64,
-    /// From its start to its first payload that was not overdue.
+    /// From its start to its first payload, with which a decoder can begin.
     pub start: Option<Duration>,
     /// Killed or frozen.
     pub down: bool,
@@ -113,6 +113,7 @@ struct Host {
     played: u64,
     discontinuities: u64,
     first: Option<Instant>,
+    plays: bool,
     held: Vec<Input>,
     wakes: Instant,
     ended: bool,
@@ -125,30 +126,9 @@ enum What {
     Tick,
 }
 
-#[derive(Debug)]
-struct Due {
-    at: Instant,
-    order: u64,
-    host: usize,
-    what: What,
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-impl Eq for Due {}
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
+/// When, in which order among those of one moment, at which host, where in the list of what
+/// happens then.
+type Due = (Instant, u64, usize, usize);
 
 /// What was counted of all nodes together, since the start.
 #[derive(Debug, Clone, Default)]
@@ -186,6 +166,9 @@ pub struct World {
     hosts: Vec<Host>,
     known: HashMap<NodeId, usize>,
     queue: BinaryHeap<Reverse<Due>>,
+    /// What the queue speaks of, and the places that are free in it.
+    happens: Vec<Option<What>>,
+    free: Vec<usize>,
     order: u64,
     rng: fastrand::Rng,
     traffic: Traffic,
@@ -256,6 +239,8 @@ impl World {
             hosts: Vec::new(),
             known: HashMap::new(),
             queue: BinaryHeap::new(),
+            happens: Vec::new(),
+            free: Vec::new(),
             order: 0,
             frames: 0,
             over: false,
@@ -285,6 +270,7 @@ impl World {
             played: 0,
             discontinuities: 0,
             first: None,
+            plays: false,
             held: Vec::new(),
             wakes: self.now,
             ended: false,
@@ -411,26 +397,27 @@ impl World {
 
     fn at(&mut self, at: Instant, host: usize, what: What) {
         self.order += 1;
-        self.queue.push(Reverse(Due {
-            at,
-            order: self.order,
-            host,
-            what,
-        }));
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.happens.push(None);
+            self.happens.len() - 1
+        });
+        self.happens[place] = Some(what);
+        self.queue.push(Reverse((at, self.order, host, place)));
     }
 
     /// Lets virtual time pass.
     pub fn run(&mut self, time: Duration) {
         let until = self.now + time;
-        while let Some(Reverse(due)) = self.queue.peek() {
-            if due.at > until {
+        while let Some(Reverse((at, _, host, place))) = self.queue.peek().copied() {
+            if at > until {
                 break;
             }
-            let Some(Reverse(due)) = self.queue.pop() else {
-                break;
-            };
-            self.now = self.now.max(due.at);
-            self.step(due.host, due.what);
+            self.queue.pop();
+            self.free.push(place);
+            self.now = self.now.max(at);
+            if let Some(what) = self.happens[place].take() {
+                self.step(host, what);
+            }
         }
         self.now = until;
         self.measure.judge(self.now - self.origin);
@@ -451,11 +438,10 @@ impl World {
         }
         match what {
             What::Deliver(input) => {
-                if let Input::Piece { bytes, .. } = &input {
+                if let Input::Piece { body, .. } = &input {
                     self.counts.pieces += 1;
                     // Forged ones are no arrivals.
-                    let body = bytes.get(Hop::BYTES..).filter(|_| host > 0);
-                    if let Some(info) = body.and_then(claimed)
+                    if let Some(info) = claimed(body).filter(|_| host > 0)
                         && !self.forged(host, &input)
                     {
                         let at = now - self.origin;
@@ -515,11 +501,13 @@ impl World {
             match media {
                 Media::Payload { discont, time, .. } => {
                     host_state.discontinuities += u64::from(discont && host_state.played > 0);
-                    // What is overdue is decoded and not shown.
-                    let made = origin + Duration::from_nanos(time.0);
-                    if host_state.first.is_none() && made + self.scenario.latency >= now {
-                        host_state.first = Some(now);
-                        self.measure.playing(host - 1, now - origin);
+                    host_state.first.get_or_insert(now);
+                    // What is overdue is decoded and shown late; play begins with what is not,
+                    // when that is due.
+                    let due = origin + Duration::from_nanos(time.0) + self.scenario.latency;
+                    if !host_state.plays && due >= now {
+                        host_state.plays = true;
+                        self.measure.playing(host - 1, due - origin);
                     }
                     host_state.played += 1;
                 }
@@ -544,7 +532,7 @@ impl World {
                 hop,
                 body,
                 give_up,
-            } => self.send_piece(host, peer, seq, &hop, &body, give_up),
+            } => self.send_piece(host, peer, seq, hop, body, give_up),
             Action::Close(peer, _) => {
                 if let Some(far) = self.hosts[host].links.remove(&peer) {
                     self.hosts[far.host].links.remove(&far.peer);
@@ -650,12 +638,12 @@ impl World {
         host: usize,
         peer: PeerId,
         seq: Seq,
-        hop: &[u8],
-        body: &Bytes,
+        hop: [u8; Hop::BYTES],
+        mut body: Bytes,
         give_up: Duration,
     ) {
         if host == 0
-            && let Some(info) = claimed(body)
+            && let Some(info) = claimed(&body)
         {
             self.measure.made(seq.0, Duration::from_nanos(info.time.0));
         }
@@ -668,19 +656,17 @@ impl World {
             self.at(self.now, host, What::Deliver(sent));
             return;
         };
-        let mut bytes = [hop, &body[..]].concat();
-        if self.hosts[host].liar
-            && let Some(last) = bytes.last_mut()
-        {
-            *last ^= 1;
+        if self.hosts[host].liar {
+            let mut forged = body.to_vec();
+            forged.iter_mut().last().into_iter().for_each(|b| *b ^= 1);
+            body = forged.into();
         }
-        let bytes = Bytes::from(bytes);
-        let (size, packets) = wire(bytes.len());
+        self.counts.payload_bytes += (body.len() - PREFIX_BYTES) as f64;
+        let (size, packets) = wire(hop.len() + body.len());
         let loss = self.scenario.link.loss;
         let (late, again) = mishaps(packets, far.delay, loss, &mut self.rng);
         let size = size * (1.0 + again / packets);
         self.counts.piece_bytes += size;
-        self.counts.payload_bytes += (body.len() - PREFIX_BYTES) as f64;
         let left = self.hosts[host].line.upload(size, self.now);
         let there = &mut self.hosts[far.host];
         let dead = !there.alive || there.frozen;
@@ -690,7 +676,8 @@ impl World {
         let arrives = whole + VERIFY;
         let piece = Input::Piece {
             peer: far.peer,
-            bytes,
+            hop,
+            body,
         };
         self.at(arrives, far.host, What::Deliver(piece));
         let sent = Input::Sent {

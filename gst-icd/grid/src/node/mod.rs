@@ -80,12 +80,14 @@ pub enum Input {
         /// The bytes.
         bytes: Bytes,
     },
-    /// A piece came, with its hop.
+    /// A piece came.
     Piece {
         /// From this connection.
         peer: PeerId,
-        /// The bytes.
-        bytes: Bytes,
+        /// First on the stream: see [`Hop`].
+        hop: [u8; Hop::BYTES],
+        /// The rest.
+        body: Bytes,
     },
     /// The other end confirmed a piece, or it was given up.
     Sent {

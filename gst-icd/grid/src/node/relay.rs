@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::children::{Asker, Child, Children, slots};
+use crate::children::{Asker, Child, Children, feeds_many, slots};
 use crate::cutter::Format;
 use crate::ids::{Bitrate, Epoch, NodeId, PeerId, Seq, StripeId};
 use crate::message::{BadMessage, Candidate, Have, MAX_HOLES, MAX_PULL, Message};
@@ -21,6 +21,8 @@ const PUSH_TTL: Duration = Duration::from_millis(40);
 /// push on, it is as if it had waited so much longer (notes on the algorithm, section 2).
 const STRONGER: Duration = Duration::from_millis(15);
 const MOST_COPIES: u16 = 16;
+/// The whole grid lives from what the seed sends to its roots: all else that it sends waits.
+const ROOT_FIRST: Duration = Duration::from_secs(1);
 /// Pulls are answered only by short queues.
 const PULL_QUEUE: Duration = Duration::from_millis(120);
 /// Nonsense that is forgiven, once and each second: the seed may just have begun another life.
@@ -38,6 +40,9 @@ const DRIFT_US_PER_S: f64 = 100.0;
 const FILL: Duration = Duration::from_secs(4);
 /// Pieces of a stripe that come at once with a subscription; more is a start.
 const MOVED: usize = 4;
+/// To one that feeds many, so many: a second and more passes from the death of a node to the next
+/// feed, and what comes late is late for all below.
+const MOVED_STRONG: usize = 8;
 /// A connection that says no hello for so long is closed.
 const HELLO: Duration = Duration::from_secs(5);
 /// Header versions that are kept, of at most 256 KiB each: those that the window's pieces name,
@@ -55,6 +60,8 @@ pub(super) struct Peer {
     pub(super) seed: bool,
     pub(super) relays: bool,
     pub(super) have: Have,
+    /// When it said that.
+    pub(super) have_at: Instant,
     pub(super) rtt: Duration,
     pub(super) pinged: Option<(u32, Instant)>,
     pub(super) ping_sent: Option<Instant>,
@@ -63,6 +70,8 @@ pub(super) struct Peer {
     pub(super) told: Instant,
     /// When the buffer map was sent to it.
     pub(super) told_have: Instant,
+    /// Whether it knows of a free slot here.
+    pub(super) told_room: bool,
     nonsense: (u32, Instant),
     given_header: Option<(u32, Instant)>,
     pub(super) bytes_in: u64,
@@ -96,10 +105,21 @@ pub(super) struct Relay {
     pub(super) rng: fastrand::Rng,
     /// Whether this node sends pieces at all.
     pub(super) gives: bool,
+    /// Children without a lease are roots: this is the seed.
+    pub(super) lends: bool,
     pub(super) duplicates: u64,
     pub(super) bytes_sent: u64,
     actions: VecDeque<Action>,
     next_ping: u32,
+}
+
+impl Peer {
+    /// Pieces that were made since it told what it has.
+    pub(super) fn made_since(&self, format: Option<Format>, now: Instant) -> u64 {
+        let Some(format) = format else { return 0 };
+        let since = now.saturating_duration_since(self.have_at);
+        (since.as_secs_f64() / format.piece.as_secs_f64().max(0.001)) as u64
+    }
 }
 
 impl Relay {
@@ -122,6 +142,7 @@ impl Relay {
             headers: BTreeMap::new(),
             rng: fastrand::Rng::with_seed(random),
             gives: true,
+            lends: false,
             duplicates: 0,
             bytes_sent: 0,
             actions: VecDeque::new(),
@@ -194,12 +215,14 @@ impl Relay {
             seed: false,
             relays: false,
             have: Have::default(),
+            have_at: now,
             rtt: Duration::from_millis(100),
             pinged: None,
             ping_sent: None,
             heard: now,
             told: now,
             told_have: now,
+            told_room: false,
             nonsense: (0, now),
             given_header: None,
             bytes_in: 0,
@@ -320,7 +343,10 @@ impl Relay {
             };
             // The strong first: the leaves wait, and not each level of the tree.
             let copies = strength / u16::from(format.stripes.max(1));
-            let lead = STRONGER * u32::from(copies.min(MOST_COPIES));
+            let lead = match self.lends && !lease {
+                true => ROOT_FIRST,
+                false => STRONGER * u32::from(copies.min(MOST_COPIES)),
+            };
             let first = now.checked_sub(lead).unwrap_or(now);
             // A newcomer on loan that still gets the past gets the present after it: its deadlines
             // come in this order, and nobody waits for what it passes on.
@@ -397,20 +423,32 @@ impl Relay {
             .collect()
     }
 
-    /// Queues the recent past of a stripe (or of all) for a new child.
+    /// How much of the stream a piece holds.
+    pub(super) fn piece(&self) -> Duration {
+        let piece = self.format.map_or(Duration::ZERO, |format| format.piece);
+        piece.max(Duration::from_millis(1))
+    }
+
+    /// Queues the recent past of a stripe (or of all) up to some piece for a new child.
     pub(super) fn backlog(
         &mut self,
         peer: PeerId,
         stripe: Option<StripeId>,
         from: Seq,
+        last: Seq,
         ttl: Duration,
         now: Instant,
     ) {
         let Some(format) = self.format else { return };
         let head = self.window.head().unwrap_or(from);
-        let pieces = self.since(from, stripe);
+        let mut pieces = self.since(from, stripe);
+        pieces.retain(|(seq, _)| *seq <= last);
         // What a child misses by its move is as urgent as what follows; that is not much.
-        let moved = stripe.is_some() && pieces.len() <= MOVED;
+        let strong = stripe
+            .and_then(|stripe| self.children.get(peer, stripe))
+            .is_some_and(|child| feeds_many(child.strength, format.stripes));
+        let most = if strong { MOVED_STRONG } else { MOVED };
+        let moved = stripe.is_some() && pieces.len() <= most;
         for (seq, bytes) in pieces {
             // Behind all that others wait for, since a start must not delay the grid; among
             // those that start, as old as it is: what is due first goes first.
@@ -440,6 +478,7 @@ impl Relay {
                 if let Some(state) = self.peers.get_mut(&peer).filter(|_| known) {
                     let strength = if state.relays { have.strength } else { 0 };
                     state.have = have;
+                    state.have_at = now;
                     self.children.set_strength(peer, strength);
                 }
             }

@@ -13,7 +13,7 @@ use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{Hello, MAX_PROOF_BYTES, Message, NoStripe, Refusal, Start, VERSION, Welcome};
 use crate::node::relay::{Asks, Relay};
 use crate::node::{Close, Event, Input, MediaState, SeedSettings, Stats};
-use crate::opening::{From, Leads, Opening, Room, opening};
+use crate::opening::{FIRST, From, Leads, Opening, Purse, Room, opening};
 use crate::piece::{Piece, PieceInfo};
 use crate::record::{Beacon, Signed, StreamHeader, Ticket};
 use crate::release::Release;
@@ -48,6 +48,7 @@ pub(super) struct Seed {
     cutter: Cutter,
     release: Release,
     leads: Leads,
+    purse: Purse,
     seat: Seat,
     ask_admission: bool,
     asking: Vec<(PeerId, Hello, Instant)>,
@@ -76,8 +77,10 @@ impl Seed {
             bytes: settings.buffer_bytes,
         };
         let me = NodeId(signer.key().0);
+        let mut relay = Relay::new(me, bounds, settings.upload, random, now);
+        relay.lends = true;
         Self {
-            relay: Relay::new(me, bounds, settings.upload, random, now),
+            relay,
             epoch: settings.epoch,
             seat: Seat::new(settings.max_viewers, now),
             settings,
@@ -86,6 +89,7 @@ impl Seed {
             cutter: Cutter::new(),
             release: Release::new(now),
             leads: Leads::default(),
+            purse: Purse::new(now),
             ask_admission: false,
             asking: Vec::new(),
             state: None,

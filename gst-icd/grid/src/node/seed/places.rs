@@ -40,15 +40,19 @@ impl Seed {
             .resume
             .filter(|seq| hello.epoch == self.epoch && window.first().is_some_and(|f| *seq >= f));
         let due = window.join_of_age(latency, self.time(now));
-        let overdue = due
+        let age = due
             .filter(|_| !own_timeline)
             .and_then(|seq| window.get(seq))
-            .map(|s| self.time(now).since(s.info().time))
-            .map(|age| age.saturating_sub(latency));
+            .map(|s| self.time(now).since(s.info().time));
+        let free_of_charge = self.relay.uplink.rate().is_none();
+        let affords = |purse: &mut Purse, age| free_of_charge || purse.affords(age, now);
+        let affordable = age.filter(|age| affords(&mut self.purse, *age));
+        let overdue = affordable.map(|age| age.saturating_sub(latency));
         let stripes = self.relay.stripes();
         let copy = f64::from(stripes.max(1));
         let free = self.relay.children.spare() as f64 / copy;
         let spare = self.seat.spare(peer, now) as f64 / copy;
+        let window = &self.relay.window;
         let newest = window.newest_join().and_then(|join| window.get(join));
         let age = newest.map_or(Duration::ZERO, |p| self.time(now).since(p.info().time));
         let past = age.as_secs_f64() / latency.as_secs_f64().max(0.1);
@@ -61,6 +65,7 @@ impl Seed {
                 _ => self.needs(&hello) / copy,
             },
             past,
+            affords: affords(&mut self.purse, age),
         };
         let opening = opening(room, overdue);
         let by_seed = match opening {
@@ -71,9 +76,18 @@ impl Seed {
             Opening::Seed(_) => true,
         };
         let join = match opening {
-            Opening::Seed(From::Due) => due,
-            _ => window.newest_join(),
+            Opening::Seed(From::Due) => {
+                self.purse.pay(affordable.unwrap_or_default());
+                due
+            }
+            _ => {
+                if by_seed {
+                    self.purse.pay(age);
+                }
+                self.relay.window.newest_join()
+            }
         };
+        let window = &self.relay.window;
         let join = join.map(|join| {
             self.leads
                 .before(join)
@@ -119,10 +133,13 @@ impl Seed {
         for header in newer {
             self.relay.send(peer, &Message::Header(header));
         }
+        let ttl = latency + Duration::from_secs(1);
         if by_seed {
-            let ttl = latency + Duration::from_secs(1);
-            self.relay.backlog(peer, None, from, ttl, now);
+            self.relay.backlog(peer, None, from, head, ttl, now);
         } else {
+            let first = FIRST.div_duration_f64(self.relay.piece()) as u64;
+            let last = from.plus(first).min(head);
+            self.relay.backlog(peer, None, from, last, ttl, now);
             let needs = self.needs(&hello).ceil() as usize;
             self.seat.promise(needs, now);
         }
@@ -179,7 +196,8 @@ impl Seed {
         self.accept(peer, stripe, lease);
         if lease {
             let ttl = Duration::from_secs(1);
-            self.relay.backlog(peer, Some(stripe), from, ttl, now);
+            let head = self.relay.window.head().unwrap_or(from);
+            self.relay.backlog(peer, Some(stripe), from, head, ttl, now);
         } else {
             self.relay.fill(peer, stripe, from, now);
         }

@@ -264,6 +264,34 @@ impl Viewer {
         }
     }
 
+    /// Closes connections that this node made and nobody uses, beyond those kept warm: each costs
+    /// both ends buffer maps and pings.
+    pub(super) fn tidy(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.tidied) < TIDY {
+            return;
+        }
+        self.tidied = now;
+        let children = self.relay.children.all();
+        let idle = |(peer, p): &(&PeerId, &Peer)| {
+            peer.0 & PeerId::DIALED != 0
+                && p.ready
+                && !p.seed
+                && !children.contains(peer)
+                && !self.parents.concerns(**peer)
+                && now.saturating_duration_since(p.since) > IDLE
+        };
+        let mut idle: Vec<_> = self.relay.peers.iter().filter(idle).collect();
+        if idle.len() <= WARM {
+            return;
+        }
+        idle.sort_by_key(|(peer, p)| (p.have.spare, p.since, **peer));
+        let surplus = idle.len() - WARM;
+        let surplus: Vec<_> = idle.iter().take(surplus).map(|(peer, _)| **peer).collect();
+        for peer in surplus {
+            self.relay.close(peer, Close::Done);
+        }
+    }
+
     /// Without room at any neighbour, others are worth knowing.
     pub(super) fn meet_others(&mut self, now: Instant) {
         let leased = self

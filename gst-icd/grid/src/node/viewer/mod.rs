@@ -12,12 +12,13 @@ use bytes::Bytes;
 use crate::candidates::Candidates;
 use crate::children::{CHILD_SILENCE, Taken, outweighs};
 use crate::clock::ClockMap;
+use crate::cutter::Format;
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
 use crate::message::{
     Candidate, Hello, MAX_CANDIDATES, MAX_DEPTH, Message, NoStripe, Refusal, Report, Start,
     VERSION, Welcome,
 };
-use crate::node::relay::{Asks, Relay};
+use crate::node::relay::{Asks, Peer, Relay};
 use crate::node::{
     Close, Event, Histogram, Input, MakeVerifier, Media, Stats, Status, Target, ViewerSettings,
 };
@@ -35,12 +36,20 @@ const TICK: Duration = Duration::from_millis(20);
 /// A child that heard nothing for so long is told that its parent lives.
 const HAVE: Duration = Duration::from_millis(100);
 /// Buffer maps go to those that feed or are fed, and to others, this often.
-const HAVE_FAMILY: Duration = Duration::from_millis(400);
-const HAVE_OTHERS: Duration = Duration::from_millis(800);
+const HAVE_FAMILY: Duration = Duration::from_secs(1);
+const HAVE_OTHERS: Duration = Duration::from_secs(2);
+/// A node that found or lost its last free slot says so after this time, to those that are not
+/// near after twice as much: somebody looks for one. One that lacks pieces says so as often, since
+/// the others take it to have what was made since.
+const HAVE_NEWS: Duration = Duration::from_millis(250);
+/// Who said nothing for so long is not asked for pieces.
+const MUTE: Duration = Duration::from_secs(3);
+/// Who spoke within this time surely lives.
+const SPOKE: Duration = Duration::from_millis(400);
 const REPORT: Duration = Duration::from_secs(1);
 /// What it can give changed: newcomers may wait for it.
 const REPORT_SOON: Duration = Duration::from_millis(250);
-const PEER_PING: Duration = Duration::from_secs(2);
+const PEER_PING: Duration = Duration::from_secs(4);
 const SEED_PING: Duration = Duration::from_secs(1);
 /// The seed is gone when it answers nothing for this long.
 const SEED_SILENCE: Duration = Duration::from_secs(3);
@@ -48,6 +57,10 @@ const REDIAL: Duration = Duration::from_millis(100);
 const LONGEST_REDIAL: Duration = Duration::from_secs(1);
 /// Warm connections to other viewers (notes on transport: at most six).
 const WARM: usize = 6;
+/// Others are closed when nobody has used them for so long ...
+const IDLE: Duration = Duration::from_secs(10);
+/// ... which is looked for this often.
+const TIDY: Duration = Duration::from_secs(1);
 /// A stripe goes up at most this often.
 const CLIMB: Duration = Duration::from_millis(500);
 /// Who pushes what another feeds is told again after so long.
@@ -73,6 +86,9 @@ const WINDOW_BEYOND: Duration = Duration::from_secs(4);
 
 /// Admissions of the former life of the seed hold for this long in the next (design: trust).
 const FORMER_HOLDS: Duration = Duration::from_secs(30);
+
+/// A [`Hop`] as it came.
+type RawHop = [u8; Hop::BYTES];
 
 /// See the module.
 #[derive(Debug)]
@@ -102,13 +118,14 @@ pub(super) struct Viewer {
     /// Who feeds my parent of each stripe.
     above: BTreeMap<StripeId, Option<Candidate>>,
     climbed: Instant,
+    tidied: Instant,
     /// Who pushes a stripe that another feeds, since when.
     unwanted: BTreeMap<(PeerId, StripeId), Instant>,
     rescue: Rescue,
     playout: Playout,
     clock: ClockMap,
     fresh_clock: Option<ClockMap>,
-    early: Vec<(PeerId, Bytes)>,
+    early: Vec<(PeerId, RawHop, Bytes)>,
     early_bytes: usize,
     started: Option<(Instant, Seq)>,
     asked_header: Option<Instant>,
@@ -168,6 +185,7 @@ impl Viewer {
             orphans: BTreeMap::new(),
             above: BTreeMap::new(),
             climbed: now,
+            tidied: now,
             unwanted: BTreeMap::new(),
             rescue: Rescue::default(),
             clock: ClockMap::new(now),
@@ -210,7 +228,7 @@ impl Viewer {
                     self.message(peer, message, now);
                 }
             }
-            Input::Piece { peer, bytes } => self.piece(peer, bytes, now),
+            Input::Piece { peer, hop, body } => self.piece(peer, hop, body, now),
             Input::Sent {
                 peer,
                 seq,
@@ -387,6 +405,7 @@ impl Viewer {
             self.former_epoch = known.then_some((self.relay.epoch, now));
             self.relay.reset(header.epoch, format);
             self.parents.reset(format.stripes, format.round(), now);
+            self.parents.begins(start.head);
             self.orphans.clear();
             self.above.clear();
             self.unwanted.clear();
@@ -427,8 +446,8 @@ impl Viewer {
         self.last_piece = now;
         self.set_status(Status::Running);
         self.early_bytes = 0;
-        for (from, bytes) in std::mem::take(&mut self.early) {
-            self.piece(from, bytes, now);
+        for (from, hop, body) in std::mem::take(&mut self.early) {
+            self.piece(from, hop, body, now);
         }
         self.meet(now);
         self.seek_parents(now);
@@ -516,6 +535,7 @@ impl Viewer {
         self.pull(now);
         self.meet(now);
         self.meet_others(now);
+        self.tidy(now);
         self.climb(now);
         if now.saturating_duration_since(self.have_at) >= HAVE {
             self.have_at = now;
@@ -524,6 +544,8 @@ impl Viewer {
             self.shed(now);
             let mut have = self.relay.have(now);
             have.lag_ms = self.last_lag_ms;
+            let room = have.spare > 0;
+            let troubled = have.lacks() || !self.parents.at_rest(now);
             let have = Message::Have(have);
             let viewers = self.relay.peers.iter().filter(|(_, p)| p.ready && !p.seed);
             let since = |at| now.saturating_duration_since(at);
@@ -535,13 +557,25 @@ impl Viewer {
                 let family = fed || self.parents.count(peer) > 0;
                 // A child knows by it that its parent lives, unless pieces tell it; to all it is a
                 // buffer map.
-                let due = old >= if family { HAVE_FAMILY } else { HAVE_OTHERS };
+                let news = self
+                    .relay
+                    .peers
+                    .get(&peer)
+                    .is_some_and(|p| p.told_room != room);
+                let again = match (news || troubled, family) {
+                    (true, true) => HAVE_NEWS,
+                    (true, false) => HAVE_NEWS * 2,
+                    (false, true) => HAVE_FAMILY,
+                    (false, false) => HAVE_OTHERS,
+                };
+                let due = old >= again;
                 let mute = fed && quiet >= HAVE;
                 if !due && !mute {
                     continue;
                 }
                 if let Some(state) = self.relay.peers.get_mut(&peer) {
                     state.told_have = now;
+                    state.told_room = room;
                 }
                 let delay_ms = self.relay.peers.get(&peer).map_or(0, |p| p.owd_ms);
                 let mut have = have.clone();

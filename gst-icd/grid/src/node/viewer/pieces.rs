@@ -7,11 +7,12 @@ impl Viewer {
     pub(super) fn first_missing(&self, stripe: Option<StripeId>) -> Option<Seq> {
         let position = self.playout.position()?;
         let stripes = self.relay.stripes();
-        let mut seq = position.max(self.relay.window.floor());
-        let head = self.relay.window.head().unwrap_or(seq);
+        let window = &self.relay.window;
+        let mut seq = position.max(window.floor());
+        let head = window.head().unwrap_or(seq);
         while seq <= head {
-            let here = self.relay.window.has(seq);
-            if !here && stripe.is_none_or(|k| seq.stripe(stripes) == k) {
+            seq = window.first_missing(seq);
+            if seq > head || stripe.is_none_or(|k| seq.stripe(stripes) == k) {
                 return Some(seq);
             }
             seq = seq.plus(1);
@@ -19,7 +20,7 @@ impl Viewer {
         Some(seq)
     }
 
-    pub(super) fn piece(&mut self, peer: PeerId, bytes: Bytes, now: Instant) {
+    pub(super) fn piece(&mut self, peer: PeerId, raw: RawHop, body: Bytes, now: Instant) {
         let Some(state) = self.relay.peers.get(&peer) else {
             return;
         };
@@ -29,18 +30,15 @@ impl Viewer {
             return;
         }
         if self.relay.format.is_none() || !state.ready {
-            self.keep_early(peer, bytes, seed);
+            self.keep_early(peer, raw, body, seed);
             return;
         }
-        let size = bytes.len();
-        let Some((hop, body)) = Hop::decode(bytes.clone()) else {
-            self.relay.nonsense(peer, now);
-            return;
-        };
+        let size = raw.len() + body.len();
+        let hop = Hop::decode(&raw);
         if let Some(PieceInfo { epoch, seq, .. }) = claimed(&body) {
             if epoch != self.relay.epoch {
                 if epoch > self.relay.epoch {
-                    self.keep_early(peer, bytes, seed);
+                    self.keep_early(peer, raw, body, seed);
                 }
                 return;
             }
@@ -121,10 +119,10 @@ impl Viewer {
     }
 
     /// A new life of the seed may outrun the message that announces it.
-    fn keep_early(&mut self, peer: PeerId, bytes: Bytes, seed: bool) {
+    fn keep_early(&mut self, peer: PeerId, hop: RawHop, body: Bytes, seed: bool) {
         if seed && self.early.len() < MAX_EARLY && self.early_bytes < EARLY_BYTES {
-            self.early_bytes += bytes.len();
-            self.early.push((peer, bytes));
+            self.early_bytes += body.len();
+            self.early.push((peer, hop, body));
         }
     }
 
@@ -159,20 +157,25 @@ impl Viewer {
         let head = self.relay.window.head().unwrap_or(position);
         let head = head.max(self.beacon.map_or(head, |b| b.head));
         let head = head.min(position.plus(MAX_AHEAD));
+        let horizon = Rescue::horizon(self.settings.latency);
         let mut missing = Vec::new();
-        let mut seq = position;
+        let mut seq = self.relay.window.first_missing(position);
         while seq <= head && missing.len() < MAX_MISSING {
-            if !self.relay.window.has(seq)
-                && (settled || seq > start_head)
+            if (settled || seq > start_head)
                 && let Some(due) = self.playout.due(seq, &self.relay.window, clock)
             {
+                let slack = due.saturating_duration_since(now);
+                if slack > horizon {
+                    // What follows is due later still.
+                    break;
+                }
                 missing.push(Missing {
                     seq,
-                    slack: due.saturating_duration_since(now),
+                    slack,
                     detached: self.parents.detached(seq),
                 });
             }
-            seq = seq.plus(1);
+            seq = self.relay.window.first_missing(seq.plus(1));
         }
         let stripes = self.relay.stripes();
         if missing.is_empty() || stripes == 0 {
@@ -182,17 +185,24 @@ impl Viewer {
         let sources: Vec<_> = peers
             .iter()
             .filter(|(_, p)| p.ready && (p.seed || p.relays))
-            .filter(|(_, p)| now.saturating_duration_since(p.heard) < STARVING)
-            .map(|(peer, p)| Source {
-                peer: *peer,
-                seed: p.seed,
-                rtt: p.rtt,
-                queue: Duration::from_millis(u64::from(p.have.queue_ms)),
+            .filter(|(peer, p)| {
+                now.saturating_duration_since(p.heard) < MUTE && !self.parents.is_dead(**peer)
+            })
+            .map(|(peer, p)| {
+                // Who has not spoken for a while may be gone: others are asked first.
+                let quiet = now.saturating_duration_since(p.heard).saturating_sub(SPOKE);
+                Source {
+                    peer: *peer,
+                    seed: p.seed,
+                    rtt: p.rtt,
+                    queue: Duration::from_millis(u64::from(p.have.queue_ms)) + quiet,
+                }
             })
             .collect();
+        let format = self.relay.format;
         let knows = |peer: PeerId, seq: Seq| {
-            let have = peers.get(&peer).map(|p| &p.have);
-            have.is_some_and(|have| have.likely(seq))
+            let peer = peers.get(&peer);
+            peer.is_some_and(|p| p.have.likely(seq, p.made_since(format, now)))
         };
         let salt = self.relay.me.short();
         let plan = self

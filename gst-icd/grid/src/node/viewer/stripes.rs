@@ -49,7 +49,8 @@ impl Viewer {
         self.relay.send(peer, &accept);
         if fresh {
             let ttl = self.settings.latency;
-            self.relay.backlog(peer, Some(stripe), from, ttl, now);
+            let head = self.relay.window.head().unwrap_or(from);
+            self.relay.backlog(peer, Some(stripe), from, head, ttl, now);
         }
     }
 
@@ -275,9 +276,12 @@ impl Viewer {
         }
     }
 
-    pub(super) fn neighbours(&self) -> Vec<Neighbour> {
-        self.relay
-            .peers
+    fn neighbours(
+        peers: &BTreeMap<PeerId, Peer>,
+        format: Option<Format>,
+        now: Instant,
+    ) -> Vec<Neighbour<'_>> {
+        peers
             .iter()
             .filter(|(_, p)| p.ready)
             .map(|(peer, p)| Neighbour {
@@ -285,14 +289,11 @@ impl Viewer {
                 id: p.id,
                 seed: p.seed,
                 spare: if p.relays { p.have.spare } else { 0 },
-                weakest: if p.relays {
-                    p.have.weakest.clone()
-                } else {
-                    Vec::new()
-                },
+                weakest: if p.relays { &p.have.weakest } else { &[] },
                 rtt: p.rtt,
                 lag: Duration::from_millis(u64::from(p.have.lag_ms)),
-                heads: p.have.heads.clone(),
+                since: p.made_since(format, now),
+                heads: &p.have.heads,
             })
             .collect()
     }
@@ -301,7 +302,10 @@ impl Viewer {
         if self.started.is_none() || self.playout.ended() {
             return;
         }
-        let neighbours = self.neighbours();
+        if self.parents.at_rest(now) {
+            return;
+        }
+        let neighbours = Self::neighbours(&self.relay.peers, self.relay.format, now);
         let standing = self.standing();
         let rng = &mut self.relay.rng;
         let steps = self.parents.tick(&neighbours, standing, rng, now);

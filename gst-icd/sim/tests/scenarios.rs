@@ -1,0 +1,74 @@
+//! The scenarios that take little time, with what they must show. The others: `./icd sim --all`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Parser;
+use icd_sim::people::People;
+use icd_sim::results::Results;
+use icd_sim::scenario::File;
+use icd_sim::settings::Settings;
+
+fn holds(name: &str) {
+    let file = File::read(Path::new(name)).expect("a scenario");
+    let words = std::iter::once("icd sim").chain(file.flags.iter().map(String::as_str));
+    let settings = Settings::try_parse_from(words).expect("flags");
+    for seed in 1..=file.seeds {
+        let settings = Settings {
+            seed,
+            ..settings.clone()
+        };
+        let mut people = People::new(&settings);
+        people.run(|_| {});
+        let results = Results::of(&settings, &people, Duration::ZERO);
+        assert!(results.per_second.iter().all(|second| second.due > 0));
+        let value = serde_json::to_value(&results).expect("figures");
+        for bound in &file.bounds {
+            let found = bound.found(&value);
+            assert!(
+                bound.holds(&value),
+                "{name}, seed {seed}: {bound}, {found:?} seen"
+            );
+        }
+    }
+}
+
+#[test]
+fn one_viewer() {
+    holds("01-one");
+}
+
+#[test]
+fn two_viewers() {
+    holds("02-two");
+}
+
+#[test]
+fn five_viewers() {
+    holds("03-five");
+}
+
+#[test]
+fn a_hundred_who_come_and_go() {
+    holds("05-hundred");
+}
+
+#[test]
+fn three_hundred() {
+    holds("06-three-hundred");
+}
+
+#[test]
+fn a_seed_that_carries_little() {
+    holds("07-narrow-seed");
+}
+
+#[test]
+fn a_fifth_that_vanishes() {
+    holds("08-silent");
+}
+
+#[test]
+fn a_film() {
+    holds("09-film");
+}
