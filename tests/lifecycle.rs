@@ -122,13 +122,18 @@ fn many_cycles_leave_nothing_behind() {
     let me = std::process::id();
     // The allocator's arenas are as large as they get.
     (0..100).for_each(cycle);
-    let (threads, files, before) = (count("task"), count("fd"), memory(me));
-    (0..200).for_each(cycle);
-    let after = memory(me);
-    println!("{before} bytes, then {after}");
+    let (threads, files) = (count("task"), count("fd"));
+    let mut bytes = vec![memory(me)];
+    for _ in 0..3 {
+        (0..100).for_each(cycle);
+        bytes.push(memory(me));
+    }
+    println!("{bytes:?} bytes");
     most_are_quick(times.take());
-    // What leaks leaks in every cycle: ten kilobytes each.
-    assert!(after < before + (2 << 20), "{before} bytes, then {after}");
+    // What leaks leaks in every cycle: ten kilobytes each. The allocator takes an arena more once
+    // in a while, and not in every hundred.
+    let grown = bytes.windows(2).map(|two| two[1].saturating_sub(two[0]));
+    assert!(grown.min() < Some(1 << 20), "{bytes:?} bytes");
     until("no more threads and descriptors than before", || {
         count("task") <= threads + 2 && count("fd") <= files + 2
     });
