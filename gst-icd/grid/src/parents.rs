@@ -1,8 +1,6 @@
-//! Who feeds me which stripe; silence; replacement.
-//!
-//! Failure is silence: a broken connection is the quick case, a frozen peer the one that counts.
-//! A stripe that falls behind the others is suspect, its parent is replaced, the other stripes
-//! keep flowing, and the player's buffer hides it.
+//! Who feeds me which stripe, and whom to ask instead.
+
+mod silence;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,11 +9,6 @@ use crate::children::{LEAVING, feeds_many, outweighs};
 use crate::ids::{NodeId, PeerId, Seq, StripeId};
 use crate::message::MAX_DEPTH;
 
-/// Beyond a round of all stripes, an expected piece may be this late (notes on the algorithm,
-/// section 2: K·d + 60 ms).
-const PATIENCE: Duration = Duration::from_millis(60);
-/// A parent that sends other stripes but not this one has trouble upstream and may mend it.
-const UPSTREAM_PATIENCE: Duration = Duration::from_millis(700);
 /// An orphan asks the seed after this time without finding a peer.
 const ORPHAN: Duration = Duration::from_millis(150);
 /// An orphan for so long asks the seed first: peers said no, or nothing, twice or more.
@@ -28,13 +21,6 @@ const CATCH_UP: Duration = Duration::from_millis(600);
 const SEED_RETRY: Duration = Duration::from_millis(400);
 /// A peer that said no for a stripe is not asked for it again for this long.
 const REFUSED: Duration = Duration::from_millis(800);
-/// Who said nothing at all for this long is taken for dead; neighbours speak more often (the
-/// buffer maps of [`crate::node`]).
-const DEAD: Duration = Duration::from_millis(300);
-/// A parent that fell silent is left alone for this long, or until it speaks.
-const SILENT: Duration = Duration::from_secs(10);
-/// An idle stream sends a piece this often; see the cutter.
-const IDLE: Duration = crate::cutter::MAX_OPEN;
 
 /// Taking another's place costs it a move: a free slot that is so much farther is as good.
 const INSERTION: Duration = Duration::from_millis(100);
@@ -442,25 +428,6 @@ impl Parents {
         }
     }
 
-    /// Whether every stripe comes as it should, so that [`Parents::tick`] would do nothing.
-    pub fn at_rest(&self, now: Instant) -> bool {
-        let calm = |feed: &Feed| !feed.wants() && !self.behind(feed, now) && !self.quiet(feed, now);
-        self.feeds.iter().all(calm)
-    }
-
-    /// Whether other stripes have passed this one for too long.
-    fn behind(&self, feed: &Feed, now: Instant) -> bool {
-        let most = self.round + PATIENCE + feed.lateness * 2;
-        feed.passed
-            .is_some_and(|at| now.saturating_duration_since(at) > most)
-    }
-
-    /// Whether nothing came on it for longer than the parent may leave it idle.
-    fn quiet(&self, feed: &Feed, now: Instant) -> bool {
-        let most = self.round.max(IDLE * self.feeds.len() as u32) + PATIENCE * 2;
-        now.saturating_duration_since(feed.heard) > most
-    }
-
     /// Looks for silence, and for parents where they lack, are only lent, or end.
     pub fn tick(
         &mut self,
@@ -604,67 +571,6 @@ impl Parents {
         }
         steps
     }
-
-    fn find_silence(
-        &mut self,
-        neighbours: &[Neighbour<'_>],
-        rng: &mut fastrand::Rng,
-        steps: &mut Vec<Step>,
-        now: Instant,
-    ) {
-        for k in 0..self.feeds.len() {
-            let feed = &self.feeds[k];
-            let Some(parent) = feed.parent else { continue };
-            if !self.behind(feed, now) && !self.quiet(feed, now) {
-                continue;
-            }
-            let rtt = neighbours
-                .iter()
-                .find(|n| n.peer == parent)
-                .map(|n| n.rtt)
-                .unwrap_or_default();
-            let late = feed.passed.map(|at| now.saturating_duration_since(at));
-            let before = now.checked_sub(rtt).unwrap_or(now);
-            if !self.behind(feed, now) && !self.quiet(feed, before) {
-                continue;
-            }
-            let heard = self.heard.get(&parent).copied();
-            let alive = heard.is_some_and(|at| now.saturating_duration_since(at) < DEAD + rtt);
-            if alive {
-                let patience = UPSTREAM_PATIENCE + Duration::from_millis(rng.u64(0..500));
-                if late.is_none_or(|late| late < patience) {
-                    continue;
-                }
-            }
-            let is_seed = neighbours.iter().any(|n| n.peer == parent && n.seed);
-            if is_seed {
-                // There is nobody above it; its connection's end is what tells.
-                continue;
-            }
-            let stripe = StripeId(k as u8);
-            steps.push(Step::Leave {
-                peer: parent,
-                stripe,
-            });
-            let feed = &mut self.feeds[k];
-            feed.detach(now);
-            feed.refused.insert(parent, now + REFUSED);
-            if !alive {
-                self.dead.insert(parent, now + SILENT);
-                for (other, feed) in self.feeds.iter_mut().enumerate() {
-                    if feed.parent == Some(parent) {
-                        feed.detach(now);
-                        let stripe = StripeId(other as u8);
-                        steps.push(Step::Leave {
-                            peer: parent,
-                            stripe,
-                        });
-                    }
-                }
-                steps.push(Step::Dead(parent));
-            }
-        }
-    }
 }
 
 /// What a new path means.
@@ -679,14 +585,14 @@ pub enum Path {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    const MS: Duration = Duration::from_millis(1);
-    const SEED: PeerId = PeerId(1);
-    const WEAK: Standing = Standing { strength: 0 };
+    pub(in crate::parents) const MS: Duration = Duration::from_millis(1);
+    pub(in crate::parents) const SEED: PeerId = PeerId(1);
+    pub(in crate::parents) const WEAK: Standing = Standing { strength: 0 };
 
-    fn neighbour(peer: u64, spare: u16) -> Neighbour<'static> {
+    pub(in crate::parents) fn neighbour(peer: u64, spare: u16) -> Neighbour<'static> {
         Neighbour {
             peer: PeerId(peer),
             id: NodeId([peer as u8; 32]),
@@ -700,7 +606,7 @@ mod tests {
         }
     }
 
-    fn fed(by: &[u64]) -> (Parents, Instant) {
+    pub(in crate::parents) fn fed(by: &[u64]) -> (Parents, Instant) {
         let now = Instant::now();
         let mut parents = Parents::default();
         parents.reset(4, 160 * MS, now);
@@ -708,65 +614,6 @@ mod tests {
             parents.accepted(PeerId(*peer), StripeId(k as u8), vec![*peer], false, now);
         }
         (parents, now)
-    }
-
-    /// Lets pieces arrive every 40 ms except from `mute`, until something happens.
-    fn until_a_step(
-        parents: &mut Parents,
-        from: Instant,
-        mute: u64,
-        around: &[Neighbour<'_>],
-    ) -> (Duration, Vec<Step>) {
-        let mut rng = fastrand::Rng::with_seed(1);
-        for ms in 0..3000u32 {
-            let now = from + ms * MS;
-            if ms % 40 == 0 {
-                let seq = Seq(1000 + u64::from(ms / 40));
-                let parent = parents.feed(seq.stripe(4)).and_then(Feed::parent);
-                if let Some(parent) = parent.filter(|p| ms < 400 || p.0 != mute) {
-                    parents.arrived(seq, parent, now);
-                }
-            }
-            let steps = parents.tick(around, WEAK, &mut rng, now);
-            if !steps.is_empty() {
-                return (now - from, steps);
-            }
-        }
-        (Duration::MAX, Vec::new())
-    }
-
-    #[test]
-    fn a_frozen_parent_is_replaced_within_half_a_second_and_by_another() {
-        let (mut parents, start) = fed(&[2, 2, 3, 3]);
-        let around = [neighbour(1, 0), neighbour(2, 5), neighbour(3, 5)];
-        let (at, steps) = until_a_step(&mut parents, start, 2, &around);
-        assert!(at >= 500 * MS && at <= 900 * MS, "{at:?}");
-        assert!(steps.contains(&Step::Dead(PeerId(2))));
-        let asked: Vec<_> = steps
-            .iter()
-            .filter_map(|s| match s {
-                Step::Subscribe { peer, stripe, .. } => Some((peer.0, stripe.0)),
-                _ => None,
-            })
-            .collect();
-        assert!(asked.contains(&(3, 0)) && asked.contains(&(3, 1)) && asked.len() == 2);
-    }
-
-    #[test]
-    fn when_all_flows_nothing_is_done() {
-        let (mut parents, start) = fed(&[2, 2, 3, 3]);
-        let around = [neighbour(2, 5), neighbour(3, 5)];
-        let (at, steps) = until_a_step(&mut parents, start, 99, &around);
-        assert_eq!(at, Duration::MAX, "{steps:?}");
-    }
-
-    #[test]
-    fn a_single_parent_of_all_stripes_is_missed_too() {
-        let (mut parents, start) = fed(&[2, 2, 2, 2]);
-        let around = [neighbour(1, 0), neighbour(2, 5)];
-        let (at, steps) = until_a_step(&mut parents, start, 2, &around);
-        assert!(at <= 1000 * MS, "{at:?}");
-        assert!(steps.contains(&Step::Dead(PeerId(2))));
     }
 
     #[test]
