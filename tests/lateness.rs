@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gst::prelude::*;
-use gst_icd_suite::{free_port, init, launch, until, viewers_uri};
+use gst_icd_suite::{complaint, free_port, init, launch, until, viewers_uri};
 
 const RAW: &str = "videotestsrc is-live=true ! video/x-raw,width=160,height=120,framerate=25/1";
 
@@ -219,6 +219,42 @@ fn restarts_in_time(name: &str, container: &str, viewer: impl Fn(&str) -> gst::P
         last - then
     );
     stop(viewers.map(|(_, v)| v));
+}
+
+#[test]
+fn a_paused_viewer_of_an_ogg_stream_is_warned() {
+    init();
+    for (_, container) in ogg() {
+        let seed = seed(&container, 0);
+        seed.set_state(gst::State::Playing).expect("PLAYING");
+        let viewer = viewer(&viewers_uri(&seed));
+        viewer.set_state(gst::State::Playing).expect("PLAYING");
+        until("it is shown", || counts(&viewer).0 > 25);
+        viewer.set_state(gst::State::Paused).expect("PAUSED");
+        std::thread::sleep(Duration::from_secs(4));
+        viewer.set_state(gst::State::Playing).expect("PLAYING");
+        until("the old timeline is warned of", || {
+            complaint(&viewer).contains("keep the old timeline")
+        });
+        stop([viewer, seed]);
+    }
+}
+
+#[test]
+fn a_muxer_that_begins_at_zero_late_is_followed_too() {
+    init();
+    // flvmux takes its first time off all others.
+    let late = "identity ts-offset=5000000000 !";
+    let h264 = format!("{RAW} ! {late} x264enc tune=zerolatency key-int-max=25 ! h264parse");
+    let sound =
+        format!("audiotestsrc is-live=true ! audio/x-raw,rate=44100 ! {late} voaacenc ! aacparse");
+    let flv = format!("{h264} ! flvmux name=m streamable=true {sound} ! m. m.");
+    restarts_in_time("FLV from five seconds on", &flv, viewer);
+    restarts_in_time(
+        "Matroska from five seconds on",
+        &format!("{h264} ! matroskamux streamable=true offset-to-zero=true"),
+        viewer,
+    );
 }
 
 #[test]

@@ -89,8 +89,9 @@ fn a_killed_seed_that_comes_back_after_five_seconds_is_followed() {
     for (viewer, got) in &viewers {
         let before = got.len();
         until("the stream comes again", || got.len() > before + 40);
-        // Nor is an error or an end said.
-        let _ = warnings(viewer);
+        // Nor is an error or an end said, nor a timeline warned of that nobody keeps here.
+        let said = warnings(viewer);
+        assert!(!said.iter().any(|w| w.contains("old timeline")), "{said:?}");
         viewer.set_state(gst::State::Null).expect("NULL");
     }
 }

@@ -25,7 +25,7 @@ fn peers(snapshot: &Snapshot) -> gst::Array {
 /// `application/x-icd-sink-stats`.
 pub(crate) fn sink(base: &gst::StructureRef, snapshot: &Snapshot, dropped: u64) -> gst::Structure {
     let s = &snapshot.stats;
-    let viewers = s.viewers_from_seed + s.viewers_from_peers;
+    let viewers = s.viewers_from_seed.saturating_add(s.viewers_from_peers);
     let offload = match viewers {
         0 => 0.0,
         all => s.viewers_from_peers as f64 / all as f64,

@@ -14,6 +14,7 @@ use icd_grid::{Event, Input, Media, Status};
 use icd_net::{Snapshot, ViewerHandle, runtime, start_viewer};
 
 use super::IcdSrcStatus;
+use super::downstream::downstream;
 use super::properties::properties;
 use super::settings::Settings;
 use crate::application::{listen, lock, post};
@@ -118,15 +119,7 @@ impl IcdSrc {
             Some(started) => started.viewer.media(),
             None => return Err(gst::FlowError::Flushing),
         };
-        let mut flushing = self.flushing.subscribe();
-        let runtime = runtime().map_err(|_| gst::FlowError::Error)?;
-        runtime.block_on(async {
-            tokio::select! {
-                biased;
-                _ = flushing.wait_for(|flushing| *flushing) => Err(gst::FlowError::Flushing),
-                media = media.recv() => media.map_err(|_| gst::FlowError::Error),
-            }
-        })
+        self.unless_flushing(async { media.recv().await.map_err(|_| gst::FlowError::Error) })
         .inspect_err(|flow| {
             if *flow == gst::FlowError::Error {
                 gst::element_imp_error!(
@@ -138,19 +131,31 @@ impl IcdSrc {
         })
     }
 
-    /// Waits until the running time is that much, or for `unlock()`.
+    /// Waits until the running time is that much, a play-out delay at most, or for `unlock()`.
     fn wait_until(&self, running: Option<i64>) -> Result<(), gst::FlowError> {
         let (Some(at), Some(now)) = (running, self.running_now()) else {
             return Ok(());
         };
-        let left = Duration::from_nanos(u64::try_from(at - now.running).unwrap_or(0));
+        let left = u64::try_from(at.saturating_sub(now.running)).unwrap_or(0);
+        let left = Duration::from_nanos(left).min(lock(&self.settings).latency);
+        self.unless_flushing(async {
+            tokio::time::sleep(left).await;
+            Ok(())
+        })
+    }
+
+    /// Waits for something in the streaming thread, or for `unlock()`.
+    fn unless_flushing<T>(
+        &self,
+        what: impl Future<Output = Result<T, gst::FlowError>>,
+    ) -> Result<T, gst::FlowError> {
         let mut flushing = self.flushing.subscribe();
         let runtime = runtime().map_err(|_| gst::FlowError::Error)?;
         runtime.block_on(async {
             tokio::select! {
                 biased;
                 _ = flushing.wait_for(|flushing| *flushing) => Err(gst::FlowError::Flushing),
-                () = tokio::time::sleep(left) => Ok(()),
+                got = what => got,
             }
         })
     }
@@ -167,7 +172,7 @@ impl IcdSrc {
         // Caps and the end hold on.
         while let Ok(item) = media.try_recv() {
             if !matches!(item, Media::Payload { .. }) {
-                lock(&self.unpacker).take(item, &|| None);
+                lock(&self.unpacker).take(item, None);
             }
         }
         if let Some(started) = lock(&self.state).as_ref()
@@ -636,8 +641,13 @@ impl PushSrcImpl for IcdSrc {
             let out = lock(&self.unpacker).poll();
             let Some(out) = out else {
                 let media = self.next_media()?;
+                let here = self.running_now();
                 lock(&self.unpacker).base_time(obj.base_time());
-                let understood = lock(&self.unpacker).take(media, &|| self.running_now());
+                if lock(&self.unpacker).asks_downstream() {
+                    let downstream = downstream(obj.src_pad());
+                    lock(&self.unpacker).downstream(downstream);
+                }
+                let understood = lock(&self.unpacker).take(media, here);
                 if !understood {
                     gst::element_imp_warning!(
                         self,
@@ -682,7 +692,7 @@ impl PushSrcImpl for IcdSrc {
                 Out::Latency => {
                     let _ = obj.post_message(gst::message::Latency::builder().src(&*obj).build());
                 }
-                Out::Stuck(caps) => {
+                Out::Stuck(caps, why) => {
                     let name = caps
                         .structure(0)
                         .map(|s| s.name().to_string())
@@ -690,7 +700,7 @@ impl PushSrcImpl for IcdSrc {
                     gst::element_imp_warning!(
                         self,
                         gst::StreamError::Demux,
-                        ("this viewer was paused, and demuxers of {name} keep the old timeline: pictures may come late. mpegtsmux is the container that follows")
+                        ("{why}, and demuxers of {name} keep the old timeline: pictures may come late. mpegtsmux is the container that follows")
                     );
                 }
                 Out::Eos => return Err(gst::FlowError::Eos),

@@ -3,9 +3,12 @@
 use gst::glib;
 use gst::prelude::*;
 
+mod downstream;
 mod imp;
 mod properties;
 mod settings;
+
+pub(crate) use downstream::Downstream;
 
 /// How a viewer is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]

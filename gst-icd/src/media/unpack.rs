@@ -10,6 +10,7 @@ use gst::prelude::*;
 use icd_grid::clock::Mapping;
 use icd_grid::{Epoch, Media};
 
+use crate::icdsrc::Downstream;
 use crate::media::caps;
 use crate::media::item::{Head, NO_OFFSET, Reader, State, TRAVELLING};
 use crate::media::timeline::{DueTimes, Moment, segment_start};
@@ -27,8 +28,8 @@ pub(crate) enum Out {
     Buffer(gst::Buffer),
     /// The reported latency changed.
     Latency,
-    /// The container can't follow a new timeline.
-    Stuck(gst::Caps),
+    /// The container can't follow a new timeline; what made it new.
+    Stuck(gst::Caps, &'static str),
     Eos,
 }
 
@@ -59,8 +60,11 @@ pub(crate) struct Unpacker {
     /// Where the own timeline of a container's demuxer is zero, in the sender's running time of
     /// this epoch; none before it has one.
     zero: Option<i64>,
-    /// The newest time that went downstream, as the sender's running time and when it is due.
-    last: Option<(i64, i64)>,
+    /// The newest time that went downstream, in the sender's running time.
+    last: Option<i64>,
+    /// When what went downstream is shown; none after a pause, when it is of the past.
+    shown: Option<i64>,
+    downstream: Downstream,
     /// It begins anew with the next buffer that has a time.
     anew: bool,
     /// What the demuxer had played of earlier epochs when this one began.
@@ -70,9 +74,6 @@ pub(crate) struct Unpacker {
     discont: bool,
     out: VecDeque<Out>,
 }
-
-/// The pipeline's running time now; none while it has no clock.
-pub(crate) type Here<'a> = &'a dyn Fn() -> Option<Moment>;
 
 impl Unpacker {
     pub(crate) fn new(latency: Duration) -> Self {
@@ -98,10 +99,18 @@ impl Unpacker {
         if !self.began {
             return false;
         }
-        self.out.retain(|out| !matches!(out, Out::Buffer(_)));
+        // A flush that waits goes with its segment and the headers, and all come again.
+        let pending = self.out.iter().any(|out| matches!(out, Out::Flush(_)));
+        self.anew |= pending;
+        self.unreported |= pending;
+        self.out.retain(|out| match out {
+            Out::Buffer(_) => false,
+            Out::Flush(_) | Out::Segment(_) => !pending,
+            _ => true,
+        });
         self.reader.reset();
         self.resuming = true;
-        self.last = None;
+        self.shown = None;
         true
     }
 
@@ -131,9 +140,23 @@ impl Unpacker {
         self.state.as_ref().map_or("", |s| &s.stream_name)
     }
 
-    /// Takes the next thing from the grid. False: the broadcaster sends what this version does
-    /// not understand.
-    pub(crate) fn take(&mut self, media: Media, here: Here<'_>) -> bool {
+    /// Whether a timeline may begin anew with the next payload, so that it matters what lies
+    /// downstream.
+    pub(crate) fn asks_downstream(&self) -> bool {
+        let stands = |due: &DueTimes| {
+            !due.stale && self.state.as_ref().map(|s| s.timeline) == Some(due.timeline)
+        };
+        self.own_timeline && self.zero.is_some() && !self.due.as_ref().is_some_and(stands)
+    }
+
+    /// What lies downstream now.
+    pub(crate) fn downstream(&mut self, downstream: Downstream) {
+        self.downstream = downstream;
+    }
+
+    /// Takes the next thing from the grid. `here` is the pipeline's running time now; none while it
+    /// has no clock. False: the broadcaster sends what this version does not understand.
+    pub(crate) fn take(&mut self, media: Media, here: Option<Moment>) -> bool {
         match media {
             Media::Header {
                 media,
@@ -173,7 +196,7 @@ impl Unpacker {
                 if self.resuming {
                     return true;
                 }
-                let (Some(state), Some(here)) = (self.state.clone(), here()) else {
+                let (Some(state), Some(here)) = (self.state.clone(), here) else {
                     // It can't be timed; what follows begins with the next whole item.
                     self.reader.reset();
                     return true;
@@ -305,7 +328,8 @@ impl Unpacker {
             discont &= !self.headers(time, true);
         }
         if let (Some(due), Some(time)) = (self.due, time) {
-            self.last = Some((time, due.due(time)));
+            self.last = Some(time);
+            self.shown = Some(due.due(time).max(self.shown.unwrap_or(i64::MIN)));
             if self.told_again.take_if(|at| *at <= time).is_some() {
                 self.out.push_back(Out::Latency);
             }
@@ -333,24 +357,27 @@ impl Unpacker {
         self.unreported = true;
         if let Some(zero) = self.zero.take() {
             match self.chains() {
-                true => self.ahead = self.last.map_or(0, |(time, _)| time - zero),
+                true => self.ahead = self.last.map_or(0, |time| time.saturating_sub(zero)),
                 false => self.anew = true,
             }
         }
-        let again = self.anew;
-        self.report_latency(first);
-        self.headers(first, again)
+        let flushed = self.report_latency(first);
+        if self.anew && self.downstream == Downstream::Shown {
+            // They come with the flush, which waits for a time.
+            return false;
+        }
+        self.headers(first, flushed)
     }
 
     /// The headers in the caps go before what comes next. True if there are any: they bear the
     /// DISCONT then, since tsdemux throws away what it holds when one comes after them.
-    fn headers(&mut self, next: Option<i64>, again: bool) -> bool {
+    fn headers(&mut self, next: Option<i64>, flushed: bool) -> bool {
         let stamp = next.and_then(|next| self.due.as_ref()?.stamp(next));
         let mut flags = gst::BufferFlags::HEADER | gst::BufferFlags::DISCONT;
         for header in &self.stream_headers {
             // After a flush flvdemux expects the next tag, and no head of a file.
             let flv = header.map_readable().is_ok_and(|h| h.starts_with(b"FLV"));
-            if flv && again {
+            if flv && flushed {
                 continue;
             }
             let mut header = header.copy();
@@ -377,13 +404,11 @@ impl Unpacker {
     /// running time, and demuxers in mid-stream take this segment over: it starts where the new
     /// timeline is zero, which is returned.
     fn flush(&mut self, due: &mut DueTimes, next: i64) -> i64 {
-        self.anew = false;
-        let zero = next - EARLIER.min(due.due(next)).min(next).max(0);
+        let zero = next.saturating_sub(EARLIER.min(due.due(next)).min(next).max(0));
         let start = gst::ClockTime::from_nseconds(zero.max(0) as u64);
         self.segment = Some((true, start));
         due.begin_at(start);
-        self.out
-            .push_back(Out::Flush(self.last.map(|(_, due)| due)));
+        self.out.push_back(Out::Flush(self.shown.take()));
         self.out.push_back(Out::Segment(start));
         zero
     }
@@ -395,21 +420,29 @@ impl Unpacker {
             return false;
         };
         self.unreported = false;
-        let mut zero = *self.zero.get_or_insert(next - self.ahead);
+        let mut zero = *self.zero.get_or_insert(next.saturating_sub(self.ahead));
         // A timeline that stands so that all would be late: this viewer was paused.
         let late = due.due(zero) < 0 && zero != next;
-        let anew = self.anew || (late && !self.chains());
-        if anew {
+        let anew = std::mem::take(&mut self.anew);
+        let why = if anew {
+            "the broadcaster restarted"
+        } else {
+            "this viewer was paused"
+        };
+        let can = !self.chains() && self.downstream == Downstream::Shown;
+        let flushed = (anew || late) && can;
+        if flushed {
             zero = self.flush(&mut due, next);
-        } else if late {
+        } else if anew || late {
             let caps = self.state.as_ref().and_then(|s| s.caps.parse().ok());
-            self.out.extend(caps.map(Out::Stuck));
+            let stuck = caps.filter(|_| self.downstream != Downstream::Bytes);
+            self.out.extend(stuck.map(|caps| Out::Stuck(caps, why)));
         }
         self.zero = Some(zero);
         due.reported = due.due(zero).max(0);
         self.due = Some(due);
         self.out.push_back(Out::Latency);
-        self.told_again = Some(next + TOLD_AGAIN);
-        anew
+        self.told_again = Some(next.saturating_add(TOLD_AGAIN));
+        flushed
     }
 }

@@ -1,0 +1,105 @@
+//! Who takes the stream from icdsrc: whether a flush would help, or destroy what is recorded.
+
+use gst::prelude::*;
+
+/// What lies downstream of a container's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Downstream {
+    /// No demuxer, and nobody who would keep a timeline: the bytes go to a file, or on to others.
+    #[default]
+    Bytes,
+    /// A demuxer before each sink, and all sinks synchronise: they show, and keep nothing.
+    Shown,
+    /// A demuxer, but not all of it is shown: a flush makes filesink begin its file anew.
+    Kept,
+}
+
+/// More pads than any pipeline has on the way; loops end here.
+const MOST: usize = 4096;
+
+/// What lies downstream of a source pad, as it is linked now.
+pub(crate) fn downstream(pad: &gst::Pad) -> Downstream {
+    let mut seen = Vec::new();
+    let mut found = Found {
+        demuxer: false,
+        kept: false,
+    };
+    walk(pad, false, &mut seen, &mut found);
+    match (found.demuxer, found.kept) {
+        (false, _) => Downstream::Bytes,
+        (true, false) => Downstream::Shown,
+        (true, true) => Downstream::Kept,
+    }
+}
+
+struct Found {
+    demuxer: bool,
+    /// Some end is reached without a demuxer, or does not synchronise.
+    kept: bool,
+}
+
+/// Follows a source pad. `demuxed`: a demuxer lies behind.
+fn walk(source: &gst::Pad, demuxed: bool, seen: &mut Vec<gst::Pad>, found: &mut Found) {
+    // Out of bins, and into them.
+    let Some(peer) = outer(source.clone()).peer().map(inner) else {
+        return;
+    };
+    if seen.len() > MOST || seen.contains(&peer) {
+        return;
+    }
+    seen.push(peer.clone());
+    let Some(element) = peer.parent_element() else {
+        return;
+    };
+    let demuxer = is_demuxer(&element);
+    found.demuxer |= demuxer;
+    let demuxed = demuxed || demuxer;
+    if element.element_flags().contains(gst::ElementFlags::SINK) {
+        found.kept |= !demuxed || !shows(&element);
+    }
+    for pad in inside(&peer) {
+        walk(&pad, demuxed, seen, found);
+    }
+}
+
+/// The pad inside of a bin that a ghost pad of the bin leads to.
+fn inner(mut pad: gst::Pad) -> gst::Pad {
+    while let Some(target) = pad.downcast_ref::<gst::GhostPad>().and_then(|g| g.target()) {
+        pad = target;
+    }
+    pad
+}
+
+/// The ghost pad of the bin around, if this pad is shown by one.
+fn outer(mut pad: gst::Pad) -> gst::Pad {
+    while let Some(ghost) = pad
+        .peer()
+        .and_then(|peer| peer.downcast::<gst::ProxyPad>().ok())
+        .and_then(|proxy| proxy.internal())
+    {
+        pad = ghost.upcast();
+    }
+    pad
+}
+
+/// Source pads of the same element to which data from a sink pad may go.
+fn inside(pad: &gst::Pad) -> Vec<gst::Pad> {
+    let mut pads = Vec::new();
+    let mut links = pad.iterate_internal_links();
+    while let Ok(Some(next)) = links.next() {
+        pads.push(next);
+    }
+    pads
+}
+
+fn is_demuxer(element: &gst::Element) -> bool {
+    let class = element.metadata(gst::ELEMENT_METADATA_KLASS);
+    class.is_some_and(|class| class.contains("Demux"))
+}
+
+/// Whether an end synchronises to the clock; one that says nothing of it does not.
+fn shows(element: &gst::Element) -> bool {
+    let knows = element.find_property("sync");
+    knows.is_some_and(|p| p.value_type() == gst::glib::Type::BOOL)
+        && element.property::<bool>("sync")
+}
