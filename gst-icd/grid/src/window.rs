@@ -246,7 +246,7 @@ impl Window {
     /// Sender time of a missing piece, as far as its neighbours tell: not later than the true
     /// one, so that nobody waits too long for it.
     pub fn time_of(&self, seq: Seq) -> Option<SenderTime> {
-        let places = (seq.0 + 1).saturating_sub(self.base.0);
+        let places = seq.0.saturating_add(1).saturating_sub(self.base.0);
         let places = usize::try_from(places).unwrap_or(usize::MAX);
         let before = self.places.range(..places.min(self.places.len()));
         let known = before.rev().flatten().next().or(self.pieces().next());

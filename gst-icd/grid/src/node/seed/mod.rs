@@ -457,7 +457,11 @@ impl Seed {
 
     pub(super) fn stats(&self, _now: Instant) -> Stats {
         let relay = &self.relay;
-        let sum = |f: fn(&Member) -> u64| self.seat.members().map(|(_, m)| f(m)).sum();
+        // What viewers say may be anything.
+        let sum = |f: fn(&Member) -> u64| {
+            let said = self.seat.members().map(|(_, m)| f(m));
+            said.fold(0, u64::saturating_add)
+        };
         Stats {
             epoch: self.epoch,
             head: relay.window.head(),
