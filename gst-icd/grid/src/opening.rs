@@ -22,6 +22,9 @@ const ENOUGH: f64 = 1.1;
 const GRID_BEYOND: f64 = 0.25;
 /// Both together, if they have this much more than that: who asks whom is not foreseen.
 const TOGETHER: f64 = 1.0;
+/// Who can push so many copies itself never waits: it takes the place of weaker ones, which live
+/// from it.
+const BRINGS: f64 = 2.0;
 /// Whoever sends the past, the seed sends so much of it, with which there is a picture (notes on
 /// the algorithm, section 2: start-up burst; a key frame of some ten times the mean).
 pub const FIRST: Duration = Duration::from_millis(400);
@@ -132,6 +135,8 @@ pub struct Room {
     pub past: f64,
     /// The seed can spend that much past on one newcomer.
     pub affords: bool,
+    /// Copies that it can push.
+    pub brings: f64,
 }
 
 /// Decides. `overdue`: by how much the newest join point that is due is overdue, none if the
@@ -151,6 +156,8 @@ pub fn opening(room: Room, overdue: Option<Duration>) -> Opening {
         Opening::Seed(From::Newest)
     } else if room.free + room.spare >= room.live + room.past + TOGETHER && !room.busy {
         // What no viewer has room for, the seed lends.
+        Opening::Grid
+    } else if room.brings >= BRINGS {
         Opening::Grid
     } else {
         Opening::Wait
@@ -172,6 +179,7 @@ mod tests {
             live: 1.0,
             past,
             affords: true,
+            brings: 0.0,
         }
     }
 

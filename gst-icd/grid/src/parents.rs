@@ -103,6 +103,8 @@ pub struct Feed {
     orphan_since: Option<Instant>,
     /// The parent that it lost was fed by the seed.
     at_the_top: bool,
+    /// Who feeds the parent; none: the seed.
+    above: Option<NodeId>,
     asked_seed: Option<Instant>,
     path: Vec<u64>,
     refused: BTreeMap<PeerId, Instant>,
@@ -127,6 +129,7 @@ impl Feed {
             lateness: Duration::ZERO,
             orphan_since: Some(now),
             at_the_top: false,
+            above: None,
             asked_seed: None,
             path: Vec::new(),
             refused: BTreeMap::new(),
@@ -167,6 +170,8 @@ impl Feed {
         self.lease = false;
         self.at_the_top = self.path.len() == 1;
         self.path.clear();
+        // Who fed the parent has the stripe, and a child less.
+        self.suggested = self.above.take().map(|above| (above, now + SUGGESTED));
         self.orphan_since.get_or_insert(now);
         self.passed = None;
         self.ends = None;
@@ -195,6 +200,13 @@ impl Parents {
     /// The stream begins with what was made before this one, the past.
     pub fn begins(&mut self, head: Seq) {
         self.start_head = Some(head);
+    }
+
+    /// Others are dialed: what nobody feeds is no orphan before then.
+    pub fn meets(&mut self, until: Instant) {
+        for feed in self.feeds.iter_mut().filter(|f| f.parent.is_none()) {
+            feed.orphan_since = Some(until);
+        }
     }
 
     /// A neighbour said something: it lives.
@@ -350,6 +362,13 @@ impl Parents {
                 Path::Changed
             }
             _ => Path::Same,
+        }
+    }
+
+    /// Who feeds the parent of a stripe.
+    pub fn above(&mut self, stripe: StripeId, above: Option<NodeId>) {
+        if let Some(feed) = self.feeds.get_mut(stripe.index()) {
+            feed.above = above;
         }
     }
 

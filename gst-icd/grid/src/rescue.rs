@@ -14,7 +14,7 @@ pub const SEED_FROM: f64 = 0.2;
 /// sends it as backlog.
 const DETACHED: f64 = 1.5;
 const MAX_TRIES: usize = 16;
-/// The seed is asked this much before a piece is due, beyond one and a half round trips to it:
+/// The seed is asked this much before a piece is due, beyond two and a half round trips to it:
 /// its uplink's queue, and one retransmission.
 const SEED_NEEDS: Duration = Duration::from_millis(200);
 /// When every neighbour was asked in vain, they are asked again after this time.
@@ -94,8 +94,12 @@ impl Rescue {
         }
         let peers_from = latency.mul_f64(PEERS_FROM);
         let seed = sources.iter().find(|s| s.seed);
-        let needs = seed.map_or(Duration::ZERO, |s| s.rtt * 3 / 2 + SEED_NEEDS);
+        let needs = seed.map_or(Duration::ZERO, |s| s.rtt * 5 / 2 + SEED_NEEDS);
         let seed_from = latency.mul_f64(SEED_FROM).max(needs).min(peers_from);
+        // The last resort is not kept waiting because others were busy.
+        let hurry = |pull: &Pull, slack: Duration| {
+            slack <= seed_from && seed.is_some_and(|s| !pull.asked.contains(&s.peer))
+        };
         let mut plan: BTreeMap<PeerId, Vec<Seq>> = BTreeMap::new();
         for item in missing {
             let from = if item.detached {
@@ -109,7 +113,9 @@ impl Rescue {
             let pull = self.pulls.entry(item.seq).or_default();
             if pull.outstanding.is_some()
                 || pull.tries >= MAX_TRIES
-                || pull.not_before.is_some_and(|at| at > now)
+                || pull
+                    .not_before
+                    .is_some_and(|at| at > now && !hurry(pull, item.slack))
             {
                 continue;
             }

@@ -28,8 +28,9 @@ const MOST_OVERHEAD: f64 = 0.4;
 /// pushes of the next moments. Simulated (three strong ones of twelve killed at once, far apart):
 /// at a tenth most runs lose pieces, since an uplink full of pushes answers no pull in time; at
 /// a half few do, but those collapse.
-const PULL_SHARE: f64 = 0.25;
-const PULL_BEHIND: Duration = Duration::from_secs(1800);
+pub const PULL_SHARE: f64 = 0.25;
+/// The last resort has more to give: what it lends is worth less.
+pub const LAST_SHARE: f64 = 0.5;
 /// Backlog comes after the pushes, but for a few pieces of a child that moved.
 const LOOKED_AT: usize = 8;
 /// How far the pacer may run ahead of its rate.
@@ -79,7 +80,13 @@ impl Lane {
     fn insert(&mut self, turn: Turn, queued: Queued) {
         let same = self.queue.iter().find(|(_, q)| q.seq == queued.seq);
         match same.map(|(turn, _)| *turn) {
-            Some(there) if there.0 <= turn.0 => return,
+            Some(there) if there.0 <= turn.0 => {
+                // It was there before, but a push may give up sooner than what is pulled.
+                if let Some(before) = self.queue.get_mut(&there) {
+                    before.expires = before.expires.max(queued.expires);
+                }
+                return;
+            }
             Some(there) => {
                 self.queue.remove(&there);
             }
@@ -253,20 +260,23 @@ impl Uplink {
     }
 
     /// The order of a pull of so many bytes: with the pushes as long as pulls take no more than
-    /// their share, behind them beyond.
-    pub fn pull_order(&mut self, bytes: usize, now: Instant) -> Instant {
-        let Some(rate) = self.rate else { return now };
-        let share = rate.bytes_per_second() * PULL_SHARE;
+    /// this share; beyond, none: behind the pushes it would come too late, and others may have
+    /// more room.
+    pub fn pull_order(&mut self, bytes: usize, share: f64, now: Instant) -> Option<Instant> {
+        let Some(rate) = self.rate else {
+            return Some(now);
+        };
+        let share = rate.bytes_per_second() * share;
         let elapsed = now
             .saturating_duration_since(self.pulls_filled)
             .as_secs_f64();
         self.pulls_filled = now;
         self.pull_tokens = (self.pull_tokens + share * elapsed).min(share);
         if self.pull_tokens <= 0.0 {
-            return now + PULL_BEHIND;
+            return (self.waiting() == 0).then_some(now);
         }
         self.pull_tokens -= bytes as f64;
-        now
+        Some(now)
     }
 
     /// What goes out now, if anything may.
@@ -440,11 +450,16 @@ mod tests {
         let now = Instant::now();
         let mut uplink = Uplink::new(Some(Bitrate(8_000_000)), now);
         let later = now + Duration::from_secs(1);
-        let pulls = (0..100).filter(|_| uplink.pull_order(10_000, later) == later);
+        push(&mut uplink, A, 1, later, later);
+        let pulls =
+            (0..100).filter(|_| uplink.pull_order(10_000, PULL_SHARE, later) == Some(later));
         assert_eq!(pulls.count(), 25);
-        assert!(uplink.pull_order(1, later) > later + Duration::from_secs(60));
+        assert_eq!(uplink.pull_order(1, PULL_SHARE, later), None);
         let much_later = later + Duration::from_secs(1);
-        assert_eq!(uplink.pull_order(1, much_later), much_later);
+        assert_eq!(
+            uplink.pull_order(1, PULL_SHARE, much_later),
+            Some(much_later)
+        );
     }
 
     #[test]

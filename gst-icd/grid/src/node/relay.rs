@@ -11,7 +11,7 @@ use crate::message::{BadMessage, Candidate, Have, MAX_HOLES, MAX_PULL, Message};
 use crate::node::{Action, Close, Event, PeerStats};
 use crate::piece::{Hop, Piece, Why};
 use crate::record::{Signed, StreamHeader};
-use crate::uplink::Uplink;
+use crate::uplink::{LAST_SHARE, PULL_SHARE, Uplink};
 use crate::window::{Bounds, Offered, Window};
 
 /// A push may wait so long beyond a round of all stripes (notes on the algorithm, section 2:
@@ -23,6 +23,8 @@ const STRONGER: Duration = Duration::from_millis(15);
 const MOST_COPIES: u16 = 16;
 /// The whole grid lives from what the seed sends to its roots: all else that it sends waits.
 const ROOT_FIRST: Duration = Duration::from_secs(1);
+/// And then what is pulled from it.
+const LAST_RESORT: Duration = Duration::from_millis(500);
 /// Pulls are answered only by short queues.
 const PULL_QUEUE: Duration = Duration::from_millis(120);
 /// Nonsense that is forgiven, once and each second: the seed may just have begun another life.
@@ -43,6 +45,8 @@ const MOVED: usize = 4;
 /// To one that feeds many, so many: a second and more passes from the death of a node to the next
 /// feed, and what comes late is late for all below.
 const MOVED_STRONG: usize = 8;
+/// A child that confirms nothing for so long gives its place to one that lost its parent.
+const SILENT_CHILD: Duration = Duration::from_millis(250);
 /// A connection that says no hello for so long is closed.
 const HELLO: Duration = Duration::from_secs(5);
 /// Header versions that are kept, of at most 256 KiB each: those that the window's pieces name,
@@ -372,6 +376,22 @@ impl Relay {
         })
     }
 
+    /// Somebody lost the parent of a stripe, which may be a child here: one that confirms nothing
+    /// gives up its place at once.
+    pub(super) fn drop_silent(&mut self, stripe: StripeId, now: Instant) {
+        let silent = |p: &PeerId| self.uplink.silence(*p, now) > SILENT_CHILD;
+        let silent: Vec<_> = self.children.of(stripe).filter(silent).collect();
+        for child in silent {
+            self.children.remove(child, stripe);
+            let stripes = self.stripes();
+            self.uplink
+                .cancel(child, |seq| seq.stripe(stripes) == stripe);
+            // It may live and hear this.
+            let go_to = None;
+            self.send(child, &Message::Evict { stripe, go_to });
+        }
+    }
+
     /// A stronger one takes the place of a child, which is told where to go.
     pub(super) fn displace(
         &mut self,
@@ -510,14 +530,23 @@ impl Relay {
     }
 
     fn pulled(&mut self, peer: PeerId, epoch: Epoch, seqs: &[Seq], now: Instant) {
-        let busy = !self.gives || epoch != self.epoch || self.uplink.delay(now) > PULL_QUEUE;
+        // The seed is the last that is asked: what it lends waits, and not this.
+        let (patience, lead, share) = match self.lends {
+            true => (PULL_QUEUE * 4, LAST_RESORT, LAST_SHARE),
+            false => (PULL_QUEUE, Duration::ZERO, PULL_SHARE),
+        };
+        let busy = !self.gives || epoch != self.epoch || self.uplink.delay(now) > patience;
         let mut nak = Vec::new();
         for seq in seqs.iter().take(MAX_PULL).copied() {
             match self.window.get(seq) {
                 Some(stored) if !busy => {
                     let bytes = stored.body().len();
                     let expires = now + PULL_QUEUE * 4;
-                    let order = self.uplink.pull_order(bytes, now);
+                    let Some(order) = self.uplink.pull_order(bytes, share, now) else {
+                        nak.push(seq);
+                        continue;
+                    };
+                    let order = order.checked_sub(lead).unwrap_or(order);
                     self.uplink
                         .push(peer, seq, bytes, Why::Pull, order, expires, now);
                 }

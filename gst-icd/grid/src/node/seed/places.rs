@@ -15,15 +15,18 @@ impl Seed {
         }
     }
 
-    /// Stripes that a newcomer takes beyond those that it says it can push.
-    fn needs(&self, hello: &Hello) -> f64 {
-        let stripes = f64::from(self.relay.stripes());
+    /// Stripes that a newcomer says it can push.
+    fn gives(&self, hello: &Hello) -> f64 {
         let rate = self.relay.window.rate().unwrap_or_default();
-        let gives = match hello.relay {
+        match hello.relay {
             true => slots(Some(hello.upload), rate, self.relay.stripes()) as f64,
             false => 0.0,
-        };
-        (stripes - gives).max(0.0)
+        }
+    }
+
+    /// Stripes that it takes beyond those.
+    fn needs(&self, hello: &Hello) -> f64 {
+        (f64::from(self.relay.stripes()) - self.gives(hello)).max(0.0)
     }
 
     /// Tells a viewer where the stream begins for it, and pushes everything until it finds
@@ -66,6 +69,7 @@ impl Seed {
             },
             past,
             affords: affords(&mut self.purse, age),
+            brings: self.gives(&hello) / copy,
         };
         let opening = opening(room, overdue);
         let by_seed = match opening {
@@ -140,8 +144,9 @@ impl Seed {
             let first = FIRST.div_duration_f64(self.relay.piece()) as u64;
             let last = from.plus(first).min(head);
             self.relay.backlog(peer, None, from, last, ttl, now);
-            let needs = self.needs(&hello).ceil() as usize;
-            self.seat.promise(needs, now);
+            // What it has to spare itself, it reports before it has taken any.
+            let takes = (1.0 + room.past) * copy;
+            self.seat.promise(takes.ceil() as usize, now);
         }
         if let Some(member) = self.seat.member_mut(peer) {
             member.started = true;
@@ -162,6 +167,9 @@ impl Seed {
             return;
         };
         let path = self.relay.format.is_some().then_some(&[][..]);
+        if asker.orphan && lease {
+            self.relay.drop_silent(stripe, now);
+        }
         let place = if lease {
             None
         } else {

@@ -44,6 +44,10 @@ const HAVE_OTHERS: Duration = Duration::from_secs(2);
 const HAVE_NEWS: Duration = Duration::from_millis(250);
 /// Who said nothing for so long is not asked for pieces.
 const MUTE: Duration = Duration::from_secs(3);
+/// Who has just refused a pull counts as having a queue of so many milliseconds.
+const BUSY_MS: u16 = 250;
+/// Pulls go rather to one with free slots that is so much farther.
+const FULL: Duration = Duration::from_millis(200);
 /// Who spoke within this time surely lives.
 const SPOKE: Duration = Duration::from_millis(400);
 const REPORT: Duration = Duration::from_secs(1);
@@ -69,6 +73,8 @@ const UNWANTED: Duration = Duration::from_millis(500);
 const MAX_HINTED: usize = 4;
 const FIND: Duration = Duration::from_millis(200);
 const LONGEST_FIND: Duration = Duration::from_secs(3);
+/// Round trips from a list of others to the first that has said hello.
+const GREETED: u32 = 3;
 /// Without a piece for this long, the viewer starves.
 const STARVING: Duration = Duration::from_secs(1);
 /// Pieces that came before the seed said where the stream begins.
@@ -344,6 +350,10 @@ impl Viewer {
             }
             Message::Root { stripe } if seed => self.parents.rooted(peer, stripe),
             Message::Nak(seqs) => {
+                // Others are asked before it, until it says better.
+                if let Some(state) = self.relay.peers.get_mut(&peer) {
+                    state.have.queue_ms = state.have.queue_ms.max(BUSY_MS);
+                }
                 for seq in seqs {
                     self.rescue.refused(peer, seq, now);
                 }
@@ -442,6 +452,11 @@ impl Viewer {
                 self.relay
                     .send(peer, &Message::Unsubscribe { stripe, from });
             }
+        }
+        if is_new && self.former_epoch.is_none() && start.leased == 0 {
+            // It is for the others to feed it: they are dialed and greeted first.
+            let rtt = self.relay.peers.get(&peer).map(|p| p.rtt);
+            self.parents.meets(now + rtt.unwrap_or_default() * GREETED);
         }
         self.last_piece = now;
         self.set_status(Status::Running);

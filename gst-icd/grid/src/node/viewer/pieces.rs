@@ -191,11 +191,17 @@ impl Viewer {
             .map(|(peer, p)| {
                 // Who has not spoken for a while may be gone: others are asked first.
                 let quiet = now.saturating_duration_since(p.heard).saturating_sub(SPOKE);
+                // Whose slots are all taken has nothing to spare for pulls.
+                let full = match p.have.spare {
+                    0 => FULL,
+                    _ => Duration::ZERO,
+                };
+                let queue = Duration::from_millis(u64::from(p.have.queue_ms));
                 Source {
                     peer: *peer,
                     seed: p.seed,
                     rtt: p.rtt,
-                    queue: Duration::from_millis(u64::from(p.have.queue_ms)) + quiet,
+                    queue: queue + quiet + full,
                 }
             })
             .collect();

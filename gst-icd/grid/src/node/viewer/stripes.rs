@@ -24,6 +24,9 @@ impl Viewer {
         };
         // In another life of the seed than the asker, it could not feed it.
         let path = self.own_path(stripe).filter(|_| epoch == self.relay.epoch);
+        if asker.orphan {
+            self.relay.drop_silent(stripe, now);
+        }
         match self.relay.children.judge(&asker, stripe, path.as_deref()) {
             Ok(Taken::Slot) => {}
             Ok(Taken::Over(weaker)) => self.relay.displace(weaker, stripe, peer, asks, now),
@@ -74,8 +77,8 @@ impl Viewer {
             return;
         }
         let before = self.parents.feed(stripe).map(|f| f.path().to_vec());
-        self.above.insert(stripe, above);
         let leave = self.parents.accepted(peer, stripe, path, lease, now);
+        self.fed_by(stripe, above);
         self.walk(leave, now);
         if let Some((from, since)) = self.orphans.remove(&stripe)
             && let Some(to) = self.relay.peers.get(&peer).map(|p| p.id)
@@ -102,7 +105,7 @@ impl Viewer {
         now: Instant,
     ) {
         if self.parents.feed(stripe).and_then(|f| f.parent()) == Some(peer) {
-            self.above.insert(stripe, above);
+            self.fed_by(stripe, above);
         }
         let me = self.relay.me.short();
         match self.parents.path_changed(peer, stripe, path, me) {
@@ -115,6 +118,12 @@ impl Viewer {
                 self.seek_parents(now);
             }
         }
+    }
+
+    /// The parent of a stripe says who feeds it.
+    fn fed_by(&mut self, stripe: StripeId, above: Option<Candidate>) {
+        self.parents.above(stripe, above.as_ref().map(|c| c.node));
+        self.above.insert(stripe, above);
     }
 
     /// Who feeds this node a stripe, for its children; none if that is the seed.
@@ -232,10 +241,11 @@ impl Viewer {
                 Step::Leave { peer, stripe } => {
                     let id = self.relay.peers.get(&peer).map(|p| p.id);
                     let feed = self.parents.feed(stripe);
+                    let from = feed.and_then(|f| f.last()).map_or(Seq(0), |s| s.plus(1));
                     if feed.is_some_and(|f| f.parent().is_none()) {
                         self.orphans.entry(stripe).or_insert((id, now));
+                        self.suggested(self.above.get(&stripe).cloned().flatten(), now);
                     }
-                    let from = feed.and_then(|f| f.last()).map_or(Seq(0), |s| s.plus(1));
                     self.relay
                         .send(peer, &Message::Unsubscribe { stripe, from });
                 }
