@@ -145,6 +145,7 @@ pub fn opening(room: Room, overdue: Option<Duration>) -> Opening {
     // One copy goes into the live stream.
     let past = (room.free - 1.0).max(0.0);
     let plenty = room.free >= PLENTY && !room.busy;
+    let together = room.free + room.spare >= room.live + room.past + TOGETHER;
     let made_up = |overdue| overdue <= MAKE_UP.mul_f64(past.min(1000.0));
     if plenty && overdue.is_some_and(made_up) {
         Opening::Seed(From::Due)
@@ -154,10 +155,8 @@ pub fn opening(room: Room, overdue: Option<Duration>) -> Opening {
         Opening::Grid
     } else if plenty || (room.free >= ENOUGH + room.past && !room.busy) {
         Opening::Seed(From::Newest)
-    } else if room.free + room.spare >= room.live + room.past + TOGETHER && !room.busy {
+    } else if room.brings >= BRINGS || (together && !room.busy) {
         // What no viewer has room for, the seed lends.
-        Opening::Grid
-    } else if room.brings >= BRINGS {
         Opening::Grid
     } else {
         Opening::Wait

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::children::{LEAVING, feeds_many, outweighs};
 use crate::ids::{NodeId, PeerId, Seq, StripeId};
-use crate::message::MAX_DEPTH;
+use crate::message::{Candidate, MAX_DEPTH};
 
 /// An orphan asks the seed after this time without finding a peer.
 const ORPHAN: Duration = Duration::from_millis(150);
@@ -103,8 +103,8 @@ pub struct Feed {
     orphan_since: Option<Instant>,
     /// The parent that it lost was fed by the seed.
     at_the_top: bool,
-    /// Who feeds the parent; none: the seed.
-    above: Option<NodeId>,
+    /// Who feeds the parent, or fed the last one; none: the seed.
+    above: Option<Candidate>,
     asked_seed: Option<Instant>,
     path: Vec<u64>,
     refused: BTreeMap<PeerId, Instant>,
@@ -160,6 +160,11 @@ impl Feed {
         self.last
     }
 
+    /// Who feeds the parent, or fed the last one; none: the seed.
+    pub fn above(&self) -> Option<&Candidate> {
+        self.above.as_ref()
+    }
+
     /// Whether another parent is looked for.
     fn wants(&self) -> bool {
         self.parent.is_none() || self.lease || self.ends.is_some() || self.climb.is_some()
@@ -171,7 +176,7 @@ impl Feed {
         self.at_the_top = self.path.len() == 1;
         self.path.clear();
         // Who fed the parent has the stripe, and a child less.
-        self.suggested = self.above.take().map(|above| (above, now + SUGGESTED));
+        self.suggested = self.above().map(|above| (above.node, now + SUGGESTED));
         self.orphan_since.get_or_insert(now);
         self.passed = None;
         self.ends = None;
@@ -295,6 +300,7 @@ impl Parents {
         let former = feed.parent.replace(peer).filter(|old| *old != peer);
         feed.lease = lease;
         feed.path = path;
+        feed.above = None;
         feed.heard = now;
         feed.passed = None;
         feed.orphan_since = None;
@@ -365,8 +371,8 @@ impl Parents {
         }
     }
 
-    /// Who feeds the parent of a stripe.
-    pub fn above(&mut self, stripe: StripeId, above: Option<NodeId>) {
+    /// The parent of a stripe says who feeds it.
+    pub fn fed_by(&mut self, stripe: StripeId, above: Option<Candidate>) {
         if let Some(feed) = self.feeds.get_mut(stripe.index()) {
             feed.above = above;
         }

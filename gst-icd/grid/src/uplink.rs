@@ -24,8 +24,8 @@ const OVERHEAD_OVER: f64 = 2.0;
 /// Overhead takes at most this share of the rate from the slots; a burst of messages is no
 /// reason to drop all children.
 const MOST_OVERHEAD: f64 = 0.4;
-/// Late data must not delay fresh data: beyond this share of the rate, a pull yields to the
-/// pushes of the next moments. Simulated (three strong ones of twelve killed at once, far apart):
+/// Late data must not delay fresh data: beyond this share of the rate, pulls are refused as long as
+/// anything waits. Simulated (three strong ones of twelve killed at once, far apart):
 /// at a tenth most runs lose pieces, since an uplink full of pushes answers no pull in time; at
 /// a half few do, but those collapse.
 pub const PULL_SHARE: f64 = 0.25;
@@ -273,7 +273,7 @@ impl Uplink {
         self.pulls_filled = now;
         self.pull_tokens = (self.pull_tokens + share * elapsed).min(share);
         if self.pull_tokens <= 0.0 {
-            return (self.waiting() == 0).then_some(now);
+            return self.turns.is_empty().then_some(now);
         }
         self.pull_tokens -= bytes as f64;
         Some(now)

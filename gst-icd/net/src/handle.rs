@@ -270,7 +270,8 @@ fn spawn(
     let (input, receiver) = mpsc::channel(MAX_INPUT);
     let (events, events_out) = async_channel::bounded(MAX_EVENTS);
     let (stop, stop_out) = oneshot::channel();
-    let (done, stopped) = std::sync::mpsc::channel();
+    // Nothing is ever sent: its end tells.
+    let (done, stopped) = std::sync::mpsc::sync_channel(0);
     let snapshot = Arc::new(Mutex::new(Snapshot::default()));
     let waiting = Arc::new(AtomicUsize::new(0));
     let driver = Driver {
@@ -288,7 +289,7 @@ fn spawn(
         stop: stop_out,
     };
     runtime.spawn(async move {
-        let _done: std::sync::mpsc::Sender<()> = done;
+        let _done: std::sync::mpsc::SyncSender<()> = done;
         driver.run().await;
     });
     let running = Running {

@@ -382,14 +382,19 @@ impl Relay {
         let silent = |p: &PeerId| self.uplink.silence(*p, now) > SILENT_CHILD;
         let silent: Vec<_> = self.children.of(stripe).filter(silent).collect();
         for child in silent {
-            self.children.remove(child, stripe);
-            let stripes = self.stripes();
-            self.uplink
-                .cancel(child, |seq| seq.stripe(stripes) == stripe);
+            self.stop_feeding(child, stripe, Seq(0));
             // It may live and hear this.
             let go_to = None;
             self.send(child, &Message::Evict { stripe, go_to });
         }
+    }
+
+    /// Pieces of a stripe from one on no longer go to a former child.
+    fn stop_feeding(&mut self, child: PeerId, stripe: StripeId, from: Seq) {
+        self.children.remove(child, stripe);
+        let stripes = self.stripes();
+        self.uplink
+            .cancel(child, |seq| seq >= from && seq.stripe(stripes) == stripe);
     }
 
     /// A stronger one takes the place of a child, which is told where to go.
@@ -486,10 +491,7 @@ impl Relay {
     pub(super) fn shared(&mut self, peer: PeerId, message: &Message, now: Instant) -> bool {
         match message {
             Message::Unsubscribe { stripe, from } => {
-                self.children.remove(peer, *stripe);
-                let (stripe, from, stripes) = (*stripe, *from, self.stripes());
-                self.uplink
-                    .cancel(peer, |seq| seq >= from && seq.stripe(stripes) == stripe);
+                self.stop_feeding(peer, *stripe, *from);
             }
             Message::NeedHeader { version } => self.give_header(peer, *version, now),
             Message::Have(have) => {

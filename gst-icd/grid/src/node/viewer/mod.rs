@@ -121,8 +121,6 @@ pub(super) struct Viewer {
     find: Duration,
     parents: Parents,
     orphans: BTreeMap<StripeId, (Option<NodeId>, Instant)>,
-    /// Who feeds my parent of each stripe.
-    above: BTreeMap<StripeId, Option<Candidate>>,
     climbed: Instant,
     tidied: Instant,
     /// Who pushes a stripe that another feeds, since when.
@@ -189,7 +187,6 @@ impl Viewer {
             find: FIND,
             parents: Parents::default(),
             orphans: BTreeMap::new(),
-            above: BTreeMap::new(),
             climbed: now,
             tidied: now,
             unwanted: BTreeMap::new(),
@@ -417,7 +414,6 @@ impl Viewer {
             self.parents.reset(format.stripes, format.round(), now);
             self.parents.begins(start.head);
             self.orphans.clear();
-            self.above.clear();
             self.unwanted.clear();
             self.rescue.clear();
             self.playout.start(start.from, start.head, now);

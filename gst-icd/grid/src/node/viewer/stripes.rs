@@ -78,7 +78,7 @@ impl Viewer {
         }
         let before = self.parents.feed(stripe).map(|f| f.path().to_vec());
         let leave = self.parents.accepted(peer, stripe, path, lease, now);
-        self.fed_by(stripe, above);
+        self.parents.fed_by(stripe, above);
         self.walk(leave, now);
         if let Some((from, since)) = self.orphans.remove(&stripe)
             && let Some(to) = self.relay.peers.get(&peer).map(|p| p.id)
@@ -105,7 +105,7 @@ impl Viewer {
         now: Instant,
     ) {
         if self.parents.feed(stripe).and_then(|f| f.parent()) == Some(peer) {
-            self.fed_by(stripe, above);
+            self.parents.fed_by(stripe, above);
         }
         let me = self.relay.me.short();
         match self.parents.path_changed(peer, stripe, path, me) {
@@ -118,12 +118,6 @@ impl Viewer {
                 self.seek_parents(now);
             }
         }
-    }
-
-    /// The parent of a stripe says who feeds it.
-    fn fed_by(&mut self, stripe: StripeId, above: Option<Candidate>) {
-        self.parents.above(stripe, above.as_ref().map(|c| c.node));
-        self.above.insert(stripe, above);
     }
 
     /// Who feeds this node a stripe, for its children; none if that is the seed.
@@ -147,7 +141,7 @@ impl Viewer {
             .parents
             .steady(now)
             .filter(|(_, parent)| weaker(*parent) == Some(true))
-            .filter_map(|(stripe, _)| Some((stripe, self.above.get(&stripe)?.clone()?)))
+            .filter_map(|(stripe, _)| Some((stripe, self.parents.feed(stripe)?.above()?.clone())))
             .filter(|(_, above)| above.node != self.relay.me)
             .collect();
         if steady.is_empty() {
@@ -242,9 +236,10 @@ impl Viewer {
                     let id = self.relay.peers.get(&peer).map(|p| p.id);
                     let feed = self.parents.feed(stripe);
                     let from = feed.and_then(|f| f.last()).map_or(Seq(0), |s| s.plus(1));
+                    let above = feed.and_then(|f| f.above()).cloned();
                     if feed.is_some_and(|f| f.parent().is_none()) {
                         self.orphans.entry(stripe).or_insert((id, now));
-                        self.suggested(self.above.get(&stripe).cloned().flatten(), now);
+                        self.suggested(above, now);
                     }
                     self.relay
                         .send(peer, &Message::Unsubscribe { stripe, from });
