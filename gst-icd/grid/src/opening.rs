@@ -183,6 +183,18 @@ mod tests {
     }
 
     #[test]
+    fn who_brings_more_than_it_takes_never_waits() {
+        let full = room(0.0, 0.0, 1.0);
+        assert_eq!(opening(full, NOW), Opening::Wait);
+        let strong = Room {
+            brings: 2.0,
+            busy: true,
+            ..full
+        };
+        assert_eq!(opening(strong, NOW), Opening::Grid);
+    }
+
+    #[test]
     fn an_unlimited_seed_gives_a_picture_at_once() {
         let plenty = room(4096.0, 0.0, 1.0);
         assert_eq!(opening(plenty, NOW), Opening::Seed(From::Due));

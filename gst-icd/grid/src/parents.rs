@@ -659,6 +659,49 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn who_loses_a_parent_asks_the_one_above_it() {
+        let (mut parents, now) = fed(&[2]);
+        let stripe = StripeId(0);
+        let above = Candidate {
+            node: NodeId([4; 32]),
+            addr: "10.0.0.4:7423".parse().unwrap(),
+            spare: 0,
+        };
+        parents.fed_by(stripe, Some(above));
+        let mut rng = fastrand::Rng::with_seed(1);
+        // It has no slot free but that of the lost one; the other has, and is nearer.
+        let far = Neighbour {
+            rtt: 200 * MS,
+            ..neighbour(4, 0)
+        };
+        let around = [neighbour(3, 5), far];
+        assert!(parents.evicted(PeerId(2), stripe, None, now));
+        let steps = parents.tick(&around, WEAK, &mut rng, now);
+        assert_eq!(
+            steps,
+            [Step::Subscribe {
+                peer: PeerId(4),
+                stripe,
+                lease: false
+            }]
+        );
+    }
+
+    #[test]
+    fn others_are_greeted_before_the_seed_is_asked() {
+        let now = Instant::now();
+        let mut parents = Parents::default();
+        parents.reset(1, 160 * MS, now);
+        parents.meets(now + 300 * MS);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let around = [neighbour(1, 0)];
+        let mut asks = |at| !parents.tick(&around, WEAK, &mut rng, at).is_empty();
+        assert!(!asks(now + 299 * MS));
+        assert!(!asks(now + 300 * MS + ORPHAN - MS));
+        assert!(asks(now + 300 * MS + ORPHAN));
+    }
+
+    #[test]
     fn a_loan_is_given_back_when_a_peer_has_room() {
         let now = Instant::now();
         let mut parents = Parents::default();

@@ -19,6 +19,8 @@ const MAX_TRIES: usize = 16;
 const SEED_NEEDS: Duration = Duration::from_millis(200);
 /// When every neighbour was asked in vain, they are asked again after this time.
 const AGAIN: Duration = Duration::from_millis(100);
+/// The seed, when it was busy, after this one.
+const SEED_AGAIN: Duration = Duration::from_millis(40);
 /// Beyond a round trip.
 const LEAST_PATIENCE: Duration = Duration::from_millis(40);
 const MAX_OUTSTANDING_PER_PEER: usize = 16;
@@ -96,10 +98,6 @@ impl Rescue {
         let seed = sources.iter().find(|s| s.seed);
         let needs = seed.map_or(Duration::ZERO, |s| s.rtt * 5 / 2 + SEED_NEEDS);
         let seed_from = latency.mul_f64(SEED_FROM).max(needs).min(peers_from);
-        // The last resort is not kept waiting because others were busy.
-        let hurry = |pull: &Pull, slack: Duration| {
-            slack <= seed_from && seed.is_some_and(|s| !pull.asked.contains(&s.peer))
-        };
         let mut plan: BTreeMap<PeerId, Vec<Seq>> = BTreeMap::new();
         for item in missing {
             let from = if item.detached {
@@ -113,9 +111,7 @@ impl Rescue {
             let pull = self.pulls.entry(item.seq).or_default();
             if pull.outstanding.is_some()
                 || pull.tries >= MAX_TRIES
-                || pull
-                    .not_before
-                    .is_some_and(|at| at > now && !hurry(pull, item.slack))
+                || pull.not_before.is_some_and(|at| at > now)
             {
                 continue;
             }
@@ -131,7 +127,6 @@ impl Rescue {
                     seed_from + (peers_from.saturating_sub(seed_from)).mul_f64(luck)
                 }
             };
-            let to_seed = item.slack <= seed_from;
             let usable = |s: &&Source| {
                 load.get(&s.peer).copied().unwrap_or(0) < MAX_OUTSTANDING_PER_PEER
                     && plan.get(&s.peer).map_or(0, Vec::len) < MAX_PULL
@@ -142,6 +137,9 @@ impl Rescue {
                 .into_iter()
                 .filter(usable)
                 .min_by_key(|s| (s.queue + s.rtt, s.peer));
+            // A refusal that comes after the seed is to be asked comes too late.
+            let answered = from_peer.map_or(Duration::ZERO, |s| s.rtt);
+            let to_seed = item.slack <= seed_from + answered;
             let from_seed = sources.iter().filter(|s| s.seed && to_seed).find(usable);
             let Some(source) = (if to_seed {
                 from_seed.or(from_peer)
@@ -168,14 +166,14 @@ impl Rescue {
         plan
     }
 
-    /// A neighbour does not have it, or is busy: back off, doubling.
-    pub fn refused(&mut self, peer: PeerId, seq: Seq, now: Instant) {
+    /// A neighbour does not have it, or is busy: another is asked at once, but behind the seed
+    /// there is none.
+    pub fn refused(&mut self, peer: PeerId, seed: bool, seq: Seq, now: Instant) {
         if let Some(pull) = self.pulls.get_mut(&seq)
             && pull.outstanding.is_some_and(|(asked, _)| asked == peer)
         {
             pull.outstanding = None;
-            let exponent = pull.tries.saturating_sub(1).min(2) as u32;
-            pull.not_before = Some(now + Duration::from_millis(20) * 2u32.pow(exponent));
+            pull.not_before = seed.then_some(now + SEED_AGAIN);
         }
     }
 
@@ -224,13 +222,42 @@ mod tests {
             plan(&mut rescue, 780, now + 10 * MS).is_empty(),
             "one at a time"
         );
-        rescue.refused(PeerId(2), Seq(9), now + 20 * MS);
+        rescue.refused(PeerId(2), false, Seq(9), now + 20 * MS);
         assert!(
             plan(&mut rescue, 700, now + 90 * MS).is_empty(),
             "no other peer, too early for the seed"
         );
         let last = plan(&mut rescue, 390, now + 400 * MS);
         assert_eq!(last.keys().collect::<Vec<_>>(), [&PeerId(1)]);
+    }
+
+    #[test]
+    fn the_seed_is_asked_where_a_refusal_would_come_too_late() {
+        let now = Instant::now();
+        let peer = Source {
+            rtt: 100 * MS,
+            ..source(2, false)
+        };
+        let asked = |slack| {
+            let sources = [source(1, true), peer];
+            let mut rescue = Rescue::default();
+            let plan = rescue.plan(&missing(slack), &sources, LATENCY, |_, _| true, 1, now);
+            plan.keys().copied().collect::<Vec<_>>()
+        };
+        assert_eq!(asked(501), [PeerId(2)]);
+        assert_eq!(asked(500), [PeerId(1)]);
+    }
+
+    #[test]
+    fn a_refusal_is_followed_by_the_next_source_at_once() {
+        let now = Instant::now();
+        let sources = [source(2, false), source(3, false)];
+        let mut rescue = Rescue::default();
+        let plan =
+            |r: &mut Rescue, at| r.plan(&missing(700), &sources, LATENCY, |_, _| true, 1, at);
+        assert!(plan(&mut rescue, now).contains_key(&PeerId(2)));
+        rescue.refused(PeerId(2), false, Seq(9), now);
+        assert!(plan(&mut rescue, now).contains_key(&PeerId(3)));
     }
 
     #[test]

@@ -534,6 +534,16 @@ mod tests {
     }
 
     #[test]
+    fn a_pull_of_what_waits_as_a_push_keeps_it_longer() {
+        let now = Instant::now();
+        let mut uplink = Uplink::new(None, now);
+        push(&mut uplink, A, 1, now, now);
+        let (pulled, expires) = (now + 100 * MS, now + 500 * MS);
+        uplink.push(A, Seq(1), 10_000, Why::Pull, pulled, expires, pulled);
+        assert_eq!(uplink.next(now + 400 * MS).map(|t| t.seq), Some(Seq(1)));
+    }
+
+    #[test]
     fn nothing_is_queued_twice_and_cancelled_pieces_stay_home() {
         let now = Instant::now();
         let mut uplink = Uplink::new(None, now);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use icd_grid::Bitrate;
-use icd_sim::{Link, Scenario, World};
+use icd_sim::{Link, Scenario, Viewer, World};
 
 const RATE: u64 = 4_000_000;
 
@@ -54,12 +54,17 @@ fn report(world: &World) {
     }
 }
 
+/// Viewers that are there and played nothing, lost pieces or stumbled.
+fn losers(world: &World) -> Vec<usize> {
+    let loses = |v: &Viewer| v.played == 0 || v.stats.lost > 0 || v.discontinuities > 0;
+    let viewers = world.viewers().enumerate();
+    let losers = viewers.filter(|(_, v)| !v.down && loses(v));
+    losers.map(|(n, _)| n).collect()
+}
+
 fn nobody_lost(world: &World) {
-    for (n, v) in world.viewers().enumerate().filter(|(_, v)| !v.down) {
-        assert!(v.played > 0, "viewer {n} played nothing");
-        assert_eq!(v.stats.lost, 0, "viewer {n} lost pieces");
-        assert_eq!(v.discontinuities, 0, "viewer {n} stumbled");
-    }
+    let losers = losers(world);
+    assert!(losers.is_empty(), "{losers:?} lost pieces or stumbled");
 }
 
 #[test]
@@ -127,11 +132,18 @@ fn joins_kills_and_freezes_are_not_seen_by_the_others() {
 
 #[test]
 fn far_apart_and_with_loss_they_are_not_seen_either() {
-    // Of six hundred runs of each kind three and nine lose pieces; these do not.
-    for seed in 1..=20 {
-        nobody_lost(&trouble(far(scenario(seed, Some(2.5))), EQUAL));
-        nobody_lost(&trouble(far(scenario(seed, Some(2.5))), MIXED));
-    }
+    // ICD_RUNS=600 looks at more.
+    let runs = std::env::var("ICD_RUNS").map_or(40, |n| n.parse().expect("a number"));
+    let bad = |uplinks| {
+        let bad =
+            |seed: &u64| !losers(&trouble(far(scenario(*seed, Some(2.5))), uplinks)).is_empty();
+        (1..=runs).filter(bad).collect::<Vec<_>>()
+    };
+    let (equal, mixed) = (bad(EQUAL), bad(MIXED));
+    assert!(
+        equal.is_empty() && mixed.is_empty(),
+        "of {runs} runs these lose pieces: equal uplinks {equal:?}, mixed ones {mixed:?}"
+    );
 }
 
 #[test]

@@ -144,9 +144,8 @@ impl Seed {
             let first = FIRST.div_duration_f64(self.relay.piece()) as u64;
             let last = from.plus(first).min(head);
             self.relay.backlog(peer, None, from, last, ttl, now);
-            // What it has to spare itself, it reports before it has taken any.
-            let takes = (1.0 + room.past) * copy;
-            self.seat.promise(takes.ceil() as usize, now);
+            let needs = self.needs(&hello).ceil() as usize;
+            self.seat.promise(needs, now);
         }
         if let Some(member) = self.seat.member_mut(peer) {
             member.started = true;

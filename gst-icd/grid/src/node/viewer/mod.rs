@@ -352,7 +352,7 @@ impl Viewer {
                     state.have.queue_ms = state.have.queue_ms.max(BUSY_MS);
                 }
                 for seq in seqs {
-                    self.rescue.refused(peer, seq, now);
+                    self.rescue.refused(peer, seed, seq, now);
                 }
                 self.pull(now);
             }
