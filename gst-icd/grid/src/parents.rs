@@ -677,14 +677,12 @@ pub(super) mod tests {
         let around = [neighbour(3, 5), far];
         assert!(parents.evicted(PeerId(2), stripe, None, now));
         let steps = parents.tick(&around, WEAK, &mut rng, now);
-        assert_eq!(
-            steps,
-            [Step::Subscribe {
-                peer: PeerId(4),
-                stripe,
-                lease: false
-            }]
-        );
+        let asked = Step::Subscribe {
+            peer: PeerId(4),
+            stripe,
+            lease: false,
+        };
+        assert!(steps.contains(&asked), "{steps:?}");
     }
 
     #[test]
