@@ -8,6 +8,9 @@ use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey};
 use icd_grid::{NodeId, StreamKey};
 
+/// No key file has so many bytes.
+const LONGEST: u64 = 64 * 1024;
+
 /// An Ed25519 key pair.
 #[derive(Clone)]
 pub struct Key(SigningKey);
@@ -51,19 +54,26 @@ impl Key {
 
     /// The one in a file; if there is no file, a new one is made, with mode 0600.
     pub fn load_or_make(path: &Path) -> Result<Self, KeyError> {
+        let meta = match std::fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => return Err(KeyError::Folder(path.into())),
+            // A device or a pipe may never end, or never begin.
+            Ok(meta) if !meta.is_file() || meta.len() > LONGEST => {
+                return Err(KeyError::Content(path.into()));
+            }
+            Ok(meta) => meta,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Self::make(path),
+            Err(e) => return Err(KeyError::Read(path.into(), e)),
+        };
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Self::make(path),
             Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
                 return Err(KeyError::Content(path.into()));
             }
-            Err(_) if path.is_dir() => return Err(KeyError::Folder(path.into())),
             Err(e) => return Err(KeyError::Read(path.into(), e)),
         };
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            let meta = std::fs::metadata(path).map_err(|e| KeyError::Read(path.into(), e))?;
             let mode = meta.permissions().mode() & 0o777;
             if mode & 0o077 != 0 {
                 return Err(KeyError::Open(path.into(), mode));
@@ -149,5 +159,6 @@ mod tests {
         assert!(said(&path).contains("Ed25519"));
         assert!(said(&folder.join("none/key.pem")).contains("folder"));
         assert!(said(&folder).contains("name a file in it"));
+        assert!(said(Path::new("/dev/zero")).contains("Ed25519"));
     }
 }
