@@ -2,17 +2,7 @@
 
 use gst::prelude::*;
 
-/// What lies downstream of a container's bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Downstream {
-    /// No demuxer, and nobody who would keep a timeline: the bytes go to a file, or on to others.
-    #[default]
-    Bytes,
-    /// A demuxer before each sink, and all sinks synchronise: they show, and keep nothing.
-    Shown,
-    /// A demuxer, but not all of it is shown: a flush makes filesink begin its file anew.
-    Kept,
-}
+use crate::media::unpack::Downstream;
 
 /// More pads than any pipeline has on the way; loops end here.
 const MOST: usize = 4096;

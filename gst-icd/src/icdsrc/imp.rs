@@ -642,12 +642,16 @@ impl PushSrcImpl for IcdSrc {
             let Some(out) = out else {
                 let media = self.next_media()?;
                 let here = self.running_now();
-                lock(&self.unpacker).base_time(obj.base_time());
-                if lock(&self.unpacker).asks_downstream() {
-                    let downstream = downstream(obj.src_pad());
-                    lock(&self.unpacker).downstream(downstream);
-                }
-                let understood = lock(&self.unpacker).take(media, here);
+                // The lock is not held while the pipeline is looked at.
+                let asks = lock(&self.unpacker).asks_downstream(obj.base_time());
+                let downstream = asks.then(|| downstream(obj.src_pad()));
+                let understood = {
+                    let mut unpacker = lock(&self.unpacker);
+                    if let Some(downstream) = downstream {
+                        unpacker.downstream(downstream);
+                    }
+                    unpacker.take(media, here)
+                };
                 if !understood {
                     gst::element_imp_warning!(
                         self,

@@ -8,8 +8,6 @@ mod imp;
 mod properties;
 mod settings;
 
-pub(crate) use downstream::Downstream;
-
 /// How a viewer is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
 #[repr(u32)]

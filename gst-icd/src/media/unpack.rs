@@ -10,7 +10,6 @@ use gst::prelude::*;
 use icd_grid::clock::Mapping;
 use icd_grid::{Epoch, Media};
 
-use crate::icdsrc::Downstream;
 use crate::media::caps;
 use crate::media::item::{Head, NO_OFFSET, Reader, State, TRAVELLING};
 use crate::media::timeline::{DueTimes, Moment, segment_start};
@@ -31,6 +30,18 @@ pub(crate) enum Out {
     /// The container can't follow a new timeline; what made it new.
     Stuck(gst::Caps, &'static str),
     Eos,
+}
+
+/// What lies downstream of a container's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Downstream {
+    /// No demuxer, and nobody who would keep a timeline: the bytes go to a file, or on to others.
+    #[default]
+    Bytes,
+    /// A demuxer before each sink, and all sinks synchronise: they show, and keep nothing.
+    Shown,
+    /// A demuxer, but not all of it is shown: a flush makes filesink begin its file anew.
+    Kept,
 }
 
 /// Time stamps of containers are coarser than ours, and their first may lie before the others: a
@@ -84,7 +95,7 @@ impl Unpacker {
     }
 
     /// The pipeline's base time; another one (after a pause, a flush) makes new due times.
-    pub(crate) fn base_time(&mut self, base: Option<gst::ClockTime>) {
+    fn base_time(&mut self, base: Option<gst::ClockTime>) {
         if std::mem::replace(&mut self.base_time, base) != base
             && let Some(due) = self.due.as_mut()
         {
@@ -140,9 +151,10 @@ impl Unpacker {
         self.state.as_ref().map_or("", |s| &s.stream_name)
     }
 
-    /// Whether a timeline may begin anew with the next payload, so that it matters what lies
-    /// downstream.
-    pub(crate) fn asks_downstream(&self) -> bool {
+    /// Before the next thing is taken, the pipeline's base time. Whether a timeline may begin anew
+    /// with it, so that it matters what lies downstream.
+    pub(crate) fn asks_downstream(&mut self, base: Option<gst::ClockTime>) -> bool {
+        self.base_time(base);
         let stands = |due: &DueTimes| {
             !due.stale && self.state.as_ref().map(|s| s.timeline) == Some(due.timeline)
         };
