@@ -17,6 +17,15 @@ const STEP: Duration = Duration::from_millis(100);
 /// Pieces are 20 ms and not less than this; see the cutter.
 const LEAST_PIECE: f64 = 1000.0;
 
+#[derive(Debug, Clone, Copy)]
+struct There {
+    host: usize,
+    /// When it goes.
+    until: Duration,
+    /// Its uplink, in copies of the stream.
+    copies: f64,
+}
+
 /// A run of people.
 #[derive(Debug)]
 pub struct People<'a> {
@@ -27,8 +36,10 @@ pub struct People<'a> {
     copy: f64,
     /// What the mix is multiplied with.
     scale: f64,
-    /// Who is there, and when it goes.
-    there: Vec<(usize, Duration)>,
+    /// Uplinks, in copies of the stream, of those that come next.
+    hands: Vec<f64>,
+    /// Who is there.
+    there: Vec<There>,
     stalled: Vec<(usize, Duration)>,
     /// Who came after the first.
     pub late: Vec<usize>,
@@ -79,6 +90,7 @@ impl<'a> People<'a> {
             rng: fastrand::Rng::with_seed(settings.seed ^ 0x5eed),
             copy,
             scale,
+            hands: Vec::new(),
             there: Vec::new(),
             stalled: Vec::new(),
             late: Vec::new(),
@@ -122,8 +134,29 @@ impl<'a> People<'a> {
         shares.last().map(|(value, _)| *value)
     }
 
+    /// The uplink of the next one. They are dealt, not diced: of so few viewers as a strong one
+    /// counts among, every run would have another load, and none the one that it names.
+    fn deal(&mut self) -> f64 {
+        if self.hands.is_empty() {
+            let mut rest = 0.0;
+            for (copies, share) in &self.settings.mix.0 {
+                rest += share * self.settings.n as f64;
+                let count = rest.round();
+                rest -= count;
+                self.hands
+                    .extend(std::iter::repeat_n(copies * self.scale, count as usize));
+            }
+            self.rng.shuffle(&mut self.hands);
+        }
+        self.hands.pop().unwrap_or_default()
+    }
+
     fn come(&mut self) -> usize {
-        let copies = self.draw(&self.settings.mix.0.clone()).unwrap_or(0.0) * self.scale;
+        let copies = self.deal();
+        self.come_with(copies)
+    }
+
+    fn come_with(&mut self, copies: f64) -> usize {
         let kinds = [
             (Nat::Open, self.settings.nat.of("open")),
             (Nat::Cone, self.settings.nat.of("cone")),
@@ -149,8 +182,12 @@ impl<'a> People<'a> {
             mean if mean > 0.0 => Duration::from_secs_f64(-self.rng.f64().max(1e-12).ln() * mean),
             _ => Duration::MAX,
         };
-        self.there
-            .push((host, self.world.elapsed().saturating_add(stay)));
+        let until = self.world.elapsed().saturating_add(stay);
+        self.there.push(There {
+            host,
+            until,
+            copies,
+        });
         host
     }
 
@@ -170,7 +207,7 @@ impl<'a> People<'a> {
         self.there
             .split_off(rest)
             .into_iter()
-            .map(|(host, _)| host)
+            .map(|there| there.host)
             .collect()
     }
 
@@ -221,12 +258,12 @@ impl<'a> People<'a> {
             }
             let gone: Vec<_> = self
                 .there
-                .extract_if(.., |(_, until)| *until <= now)
+                .extract_if(.., |there| there.until <= now)
                 .collect();
-            for (host, _) in gone {
+            for There { host, copies, .. } in gone {
                 self.go(host);
-                // Another takes its place.
-                let host = self.come();
+                // Another takes its place, with as much to give.
+                let host = self.come_with(copies);
                 self.late.push(host);
             }
             let back: Vec<_> = self
