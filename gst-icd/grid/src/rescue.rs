@@ -109,10 +109,7 @@ impl Rescue {
                 continue;
             }
             let pull = self.pulls.entry(item.seq).or_default();
-            if pull.outstanding.is_some()
-                || pull.tries >= MAX_TRIES
-                || pull.not_before.is_some_and(|at| at > now)
-            {
+            if pull.outstanding.is_some() || pull.not_before.is_some_and(|at| at > now) {
                 continue;
             }
             let knowing: Vec<_> = sources
@@ -130,7 +127,7 @@ impl Rescue {
             let usable = |s: &&Source| {
                 load.get(&s.peer).copied().unwrap_or(0) < MAX_OUTSTANDING_PER_PEER
                     && plan.get(&s.peer).map_or(0, Vec::len) < MAX_PULL
-                    && (s.seed || !pull.asked.contains(&s.peer))
+                    && (s.seed || (pull.tries < MAX_TRIES && !pull.asked.contains(&s.peer)))
                     && s.rtt < item.slack
             };
             let from_peer = knowing
@@ -152,7 +149,7 @@ impl Rescue {
                 continue;
             };
             pull.asked.insert(source.peer);
-            pull.tries += 1;
+            pull.tries += usize::from(!source.seed);
             let mut patience = Duration::from_millis(150).min(item.slack / 2);
             if !source.seed {
                 // No longer than until the seed is to be asked.
@@ -258,6 +255,23 @@ mod tests {
         assert!(plan(&mut rescue, now).contains_key(&PeerId(2)));
         rescue.refused(PeerId(2), false, Seq(9), now);
         assert!(plan(&mut rescue, now).contains_key(&PeerId(3)));
+    }
+
+    #[test]
+    fn the_seed_is_asked_however_many_others_refused() {
+        let now = Instant::now();
+        let mut sources: Vec<_> = (2..8).map(|peer| source(peer, false)).collect();
+        sources.push(source(1, true));
+        let mut rescue = Rescue::default();
+        let asked = (0..1200).rev().find(|slack| {
+            let now = now + (1200 - slack) * MS;
+            let plan = rescue.plan(&missing(*slack), &sources, LATENCY, |_, _| true, 1, now);
+            for peer in plan.keys().filter(|p| **p != PeerId(1)) {
+                rescue.refused(*peer, false, Seq(9), now);
+            }
+            plan.contains_key(&PeerId(1))
+        });
+        assert!(asked.is_some_and(|slack| slack >= 300), "{asked:?}");
     }
 
     #[test]
