@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use icd_grid::{Action, Close, Event, Input, Media, Node, NodeId, PeerId, Stats, Target};
 use quinn::Endpoint;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::connection::{Inbox, Line, code};
 use crate::dial::dial;
@@ -15,6 +15,8 @@ use crate::identity::{Identity, peer_of};
 
 /// Facts from connections that wait for the driver; beyond it the connections wait.
 const MAX_INBOX: usize = 1024;
+/// Handshakes of strangers at a time; what comes beyond is left unanswered.
+const MAX_HANDSHAKES: usize = 256;
 const SNAPSHOT: Duration = Duration::from_millis(100);
 /// Facts taken in one go before decisions are carried out.
 const BATCH: usize = 64;
@@ -304,7 +306,13 @@ async fn room(media: &async_channel::Sender<Media>) {
 }
 
 async fn accept(endpoint: Endpoint, arrived: mpsc::Sender<(Arrival, Option<PeerId>)>) {
+    let room = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     while let Some(incoming) = endpoint.accept().await {
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            // An honest dialer says it again in a moment.
+            incoming.ignore();
+            continue;
+        };
         let Ok(connecting) = incoming.accept() else {
             continue;
         };
@@ -315,6 +323,7 @@ async fn accept(endpoint: Endpoint, arrived: mpsc::Sender<(Arrival, Option<PeerI
             {
                 let _ = arrived.send((Ok(connection), None)).await;
             }
+            drop(permit);
         });
     }
 }

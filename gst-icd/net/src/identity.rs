@@ -75,6 +75,8 @@ impl Identity {
                 self.certified.clone(),
             )));
         config.alpn_protocols = vec![ALPN.to_vec()];
+        // Every connection proves its keys anew.
+        config.send_tls13_tickets = 0;
         quinn::crypto::rustls::QuicServerConfig::try_from(config)
             .map_err(|e| Error::General(e.to_string()))
     }
@@ -96,6 +98,7 @@ impl Identity {
                 self.certified.clone(),
             )));
         config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
         quinn::crypto::rustls::QuicClientConfig::try_from(config)
             .map_err(|e| Error::General(e.to_string()))
     }

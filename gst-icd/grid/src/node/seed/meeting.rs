@@ -29,6 +29,9 @@ impl Seed {
             self.relay.nonsense(peer, now);
             return;
         }
+        // One that does not hold is not kept, however long it is.
+        let ticket = hello.ticket.filter(|t| t.open(&*self.verifier).is_some());
+        let hello = Hello { ticket, ..hello };
         let most = self.longest_latency();
         let refusal = if hello.version != VERSION {
             Some(Refusal::Version)
