@@ -5,8 +5,14 @@ use gst_icd_suite::{
     Record, assert_same, caps_of, end_of, init, launch, stream_headers, until, viewers_uri,
 };
 
-/// Runs `source` through a grid of one viewer, which is there from the start.
-fn through_a_grid(source: &str) {
+/// As [`through_a_grid`], a stream whose caps hold headers.
+fn with_headers(source: &str) {
+    assert!(through_a_grid(source) > 0, "no header in the caps");
+}
+
+/// Runs `source` through a grid of one viewer, which is there from the start. How many headers its
+/// caps hold.
+fn through_a_grid(source: &str) -> usize {
     init();
     let seed = launch(&format!(
         "{source} ! identity name=in ! icdsink name=seed address=127.0.0.1 port=0"
@@ -52,6 +58,7 @@ fn through_a_grid(source: &str) {
         sent[..from].iter().all(header),
         "{from} were lost at the start"
     );
+    headers.len()
 }
 
 const VIDEO: &str =
@@ -61,19 +68,19 @@ const AUDIO: &str =
 
 #[test]
 fn mpeg_ts() {
-    through_a_grid(&format!("{VIDEO} ! x264enc key-int-max=25 ! mpegtsmux"));
+    with_headers(&format!("{VIDEO} ! x264enc key-int-max=25 ! mpegtsmux"));
 }
 
 #[test]
 fn mpeg_ts_seven_packets_a_buffer() {
-    through_a_grid(&format!(
+    with_headers(&format!(
         "{VIDEO} ! x264enc key-int-max=25 ! mpegtsmux alignment=7"
     ));
 }
 
 #[test]
 fn matroska() {
-    through_a_grid(&format!(
+    with_headers(&format!(
         "{VIDEO} ! x264enc key-int-max=25 ! matroskamux streamable=true"
     ));
 }
@@ -114,7 +121,7 @@ fn raw_audio() {
 
 #[test]
 fn opus() {
-    through_a_grid(&format!("{AUDIO} ! opusenc"));
+    with_headers(&format!("{AUDIO} ! opusenc"));
 }
 
 #[test]

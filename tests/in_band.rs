@@ -181,19 +181,43 @@ fn between(passed: &[Passed]) -> Vec<(Vec<String>, &Passed)> {
 #[test]
 fn who_joins_in_the_middle_gets_everything_from_a_key_frame_on() {
     init();
+    let x264 = "x264enc tune=zerolatency key-int-max=50";
+    let video = |media: &str| {
+        format!(
+            "videotestsrc is-live=true num-buffers=220 ! video/x-raw,width=64,height=64,framerate=25/1 ! {media}"
+        )
+    };
+    // 8.8 s, too.
+    let audio = |media: &str| {
+        format!(
+            "audiotestsrc is-live=true num-buffers=440 samplesperbuffer=960 ! audio/x-raw,rate=48000,channels=2 ! {media}"
+        )
+    };
     let streams = [
-        ("x264enc tune=zerolatency key-int-max=50 ! h264parse", 200),
-        ("x264enc bframes=2 key-int-max=50 ! h264parse", 300),
-        ("vp8enc deadline=1 keyframe-max-dist=50", 200),
-        ("x264enc tune=zerolatency key-int-max=50 ! mpegtsmux", 200),
+        (video(&format!("{x264} ! h264parse")), 200),
         (
-            "x264enc tune=zerolatency key-int-max=50 ! mpegtsmux alignment=7",
+            video(&format!(
+                "{x264} ! h264parse ! video/x-h264,stream-format=avc"
+            )),
             200,
         ),
+        (video("x264enc bframes=2 key-int-max=50 ! h264parse"), 300),
+        (video("vp8enc deadline=1 keyframe-max-dist=50"), 200),
+        (video("jpegenc"), 200),
+        (video("identity"), 200),
+        (video(&format!("{x264} ! mpegtsmux")), 200),
+        (video(&format!("{x264} ! mpegtsmux alignment=7")), 200),
+        (
+            video(&format!("{x264} ! h264parse ! matroskamux streamable=true")),
+            200,
+        ),
+        (audio("opusenc"), 200),
+        (audio("lamemp3enc ! mpegaudioparse"), 200),
+        (audio("identity"), 200),
     ];
     let seeds = streams.map(|(media, latency)| {
         let seed = launch(&format!(
-            "videotestsrc is-live=true num-buffers=220 ! video/x-raw,width=64,height=64,framerate=25/1 ! {media} ! icdsink name=seed address=127.0.0.1 port=0"
+            "{media} ! icdsink name=seed address=127.0.0.1 port=0"
         ));
         let sent = Record::at(&seed, "seed", "sink");
         seed.set_state(gst::State::Playing).expect("PLAYING");
@@ -217,7 +241,12 @@ fn who_joins_in_the_middle_gets_everything_from_a_key_frame_on() {
         let _ = viewer.set_state(gst::State::Null);
         let _ = seed.set_state(gst::State::Null);
         let (sent, mut got) = (sent.seen(), got.seen());
-        got.drain(..headers.len());
+        assert!(got.len() > headers.len(), "{media}: nothing but headers");
+        let first: Vec<_> = got.drain(..headers.len()).map(|b| b.data).collect();
+        assert_eq!(
+            first, headers,
+            "{media}: the headers of the caps come first"
+        );
         println!("{media}: {} sent, {} received", sent.len(), got.len());
         assert!(got.len() < sent.len(), "it was there from the start");
         gst_icd_suite::assert_same(&sent, &got);

@@ -97,22 +97,22 @@ fn an_application_that_does_not_answer_refuses_and_holds_up_nobody() {
     }
 }
 
-#[test]
-fn a_handler_may_stop_the_element_and_start_it_again() {
+/// Of a signal whose handlers may answer, and here say yes.
+fn stops_and_starts_again(signal: &str, answers: bool) {
     init();
-    let folder = Scratch::new("signals");
+    let folder = Scratch::new(signal);
     let key = folder.path("key.pem");
     let (pipeline, sink) = broadcast(&format!("key-file={}", key.display()));
     let restarted = Arc::new(AtomicU32::new(0));
     let (count, weak) = (restarted.clone(), pipeline.downgrade());
-    sink.connect("peer-added", false, move |_| {
+    sink.connect(signal, false, move |_| {
         if count.fetch_add(1, Ordering::SeqCst) == 0 {
             let pipeline = weak.upgrade().expect("it lives");
             pipeline.set_state(gst::State::Null).expect("NULL");
             pipeline.set_state(gst::State::Playing).expect("PLAYING");
             count.fetch_add(100, Ordering::SeqCst);
         }
-        None
+        answers.then(|| true.to_value())
     });
     play(&pipeline);
     let (first, _) = viewer(&viewers_uri(&pipeline));
@@ -125,6 +125,16 @@ fn a_handler_may_stop_the_element_and_start_it_again() {
     assert!(restarted.load(Ordering::SeqCst) > 101, "it is told anew");
     stop(&second);
     stop(&pipeline);
+}
+
+#[test]
+fn a_handler_may_stop_the_element_and_start_it_again() {
+    stops_and_starts_again("peer-added", false);
+}
+
+#[test]
+fn a_handler_that_is_asked_may_do_so_too() {
+    stops_and_starts_again("peer-connecting", true);
 }
 
 #[test]
@@ -208,4 +218,18 @@ fn a_stream_that_nothing_paces_is_warned_about() {
     let warning = bus.timed_pop_filtered(gst::ClockTime::ZERO, &[gst::MessageType::Warning]);
     assert!(warning.is_none(), "{warning:?}");
     stop(&paced);
+}
+
+#[test]
+fn a_seed_that_carries_less_than_the_stream_is_warned_about() {
+    init();
+    // 32 x 32 at 30 frames a second: 250 kbit/s.
+    let (pipeline, _) = broadcast("max-upload-bitrate=100000");
+    play(&pipeline);
+    let said = complaint(&pipeline);
+    assert!(
+        said.contains("max-upload-bitrate=100000 carries less than one copy"),
+        "{said}"
+    );
+    stop(&pipeline);
 }

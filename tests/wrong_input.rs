@@ -70,6 +70,9 @@ fn nonsense_uris_are_an_error_at_the_start() {
         ("icd://", "names no host"),
         ("icd://a:b", "\"b\" is no port"),
         ("icd://x@a", "52 letters"),
+        ("icd://a/live", "\"a/live\" is no host"),
+        ("icd://0.0.0.0", "no single host"),
+        ("icd://[ff02::1]", "no single host"),
         (
             "icd://aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
             "a key and no host",
@@ -92,12 +95,24 @@ fn nonsense_uris_are_an_error_at_the_start() {
 #[test]
 fn a_timeout_ends_in_an_error_that_says_so() {
     init();
-    let viewer = launch("icdsrc uri=icd://127.0.0.1:9 timeout=500 ! fakesink");
-    viewer.set_state(gst::State::Playing).expect("PLAYING");
-    until("the error", || {
-        complaint(&viewer).contains("no stream for 500 ms")
-    });
-    viewer.set_state(gst::State::Null).expect("NULL");
+    for (settings, expected) in [
+        (
+            "uri=icd://127.0.0.1:9 timeout=500",
+            "no stream for 500 ms: check that the broadcaster runs",
+        ),
+        (
+            "uri=icd://nowhere.invalid timeout=2000",
+            "no stream for 2000 ms: cannot find the host",
+        ),
+    ] {
+        let viewer = launch(&format!("icdsrc {settings} ! fakesink"));
+        viewer.set_state(gst::State::Playing).expect("PLAYING");
+        until("the error", || {
+            let complaint = complaint(&viewer);
+            complaint.contains(expected) && !complaint.contains("Trying again")
+        });
+        viewer.set_state(gst::State::Null).expect("NULL");
+    }
 }
 
 #[test]

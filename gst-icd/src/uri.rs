@@ -26,6 +26,8 @@ pub(crate) enum BadUri {
     OnlyKey,
     #[error("{0:?} is no port: a number from 0 to 65535 follows the last colon of the host")]
     Port(String),
+    #[error("{0:?} is no host: a name or an IP address stands there, and after it at most :port")]
+    Host(String),
     #[error("an IPv6 address stands in brackets: icd://KEY@[2001:db8::1]:port")]
     Brackets,
     #[error("{0}")]
@@ -84,8 +86,7 @@ impl IcdUri {
 pub(crate) fn host_alone(name: &str, value: &str) -> Result<(), String> {
     let bare = value.trim_matches(['[', ']']);
     let address = bare.parse::<std::net::IpAddr>().is_ok();
-    let letter = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.' | '_');
-    if address || (!bare.is_empty() && bare.chars().all(letter)) {
+    if address || (!bare.is_empty() && bare.chars().all(of_a_name)) {
         return Ok(());
     }
     Err(format!(
@@ -138,7 +139,15 @@ fn split_host(text: &str) -> Result<(String, Option<u16>), BadUri> {
     if host.is_empty() {
         return Err(BadUri::NoHost);
     }
+    if !host.chars().all(of_a_name) {
+        return Err(BadUri::Host(host.into()));
+    }
     Ok((host.into(), port))
+}
+
+/// In international names, too.
+fn of_a_name(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '-' | '.' | '_')
 }
 
 /// Undoes percent-encoding; what is not well-formed stays as it is.
@@ -215,6 +224,8 @@ mod tests {
         assert_eq!(said("icd"), BadUri::Scheme);
         assert_eq!(said("icd://"), BadUri::NoHost);
         assert_eq!(said("icd://a:70000"), BadUri::Port("70000".into()));
+        assert_eq!(said("icd://a/b"), BadUri::Host("a/b".into()));
+        assert_eq!(said("icd://a b"), BadUri::Host("a b".into()));
         assert_eq!(said("icd://::1"), BadUri::Brackets);
         assert_eq!(said("icd://[::1"), BadUri::Brackets);
         assert!(matches!(said("icd://short@a"), BadUri::Key(_)));

@@ -32,6 +32,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(10);
 /// Buffers may come this much before they are due.
 const AHEAD: i64 = 1_000_000_000;
+/// An uplink that carries no whole copy is told of after so long: rates vary.
+const NARROW: Duration = Duration::from_secs(3);
 /// A longer name is cut; it travels with every change of caps.
 const MAX_NAME: usize = 1000;
 
@@ -57,6 +59,8 @@ struct Started {
     dropped: u64,
     /// The last item was dropped.
     behind: bool,
+    /// Since when `max-upload-bitrate` carries less than the stream, and whether that was told.
+    narrow: Option<(Instant, bool)>,
 }
 
 /// Whether EOS still waits.
@@ -174,6 +178,37 @@ impl IcdSink {
             self,
             gst::ResourceError::Busy,
             ("this machine is too slow for the stream: parts of it are dropped (items-dropped in stats counts them)")
+        );
+    }
+
+    /// An uplink that does not carry the stream once leaves every viewer without a part of it.
+    fn check_uplink(&self) {
+        let stats = match self.seed() {
+            Some(seed) => seed.snapshot().stats,
+            None => return,
+        };
+        let mut state = lock(&self.state);
+        let Some(started) = state.as_mut() else {
+            return;
+        };
+        if stats.stripes == 0 || stats.slots >= u64::from(stats.stripes) {
+            started.narrow = None;
+            return;
+        }
+        let (since, told) = started.narrow.get_or_insert((Instant::now(), false));
+        if *told || since.elapsed() < NARROW {
+            return;
+        }
+        *told = true;
+        drop(state);
+        gst::element_imp_warning!(
+            self,
+            gst::ResourceError::Settings,
+            (
+                "max-upload-bitrate={} carries less than one copy of the stream ({} bit/s, and a tenth for headers): viewers get it in part; raise it, or encode at a lower bitrate",
+                lock(&self.settings).max_upload,
+                stats.bytes_per_second * 8
+            )
         );
     }
 
@@ -313,6 +348,7 @@ impl IcdSink {
             if let Some(event) = event {
                 obj.imp().happened(&weak_seed, &event);
             }
+            obj.imp().check_uplink();
             glib::ControlFlow::Continue
         })
         .map_err(|e| {
@@ -329,6 +365,7 @@ impl IcdSink {
             told_unpaced: false,
             dropped: 0,
             behind: false,
+            narrow: None,
         });
         gst::info!(CAT, imp = self, "listening, viewers join with {uri}");
         self.announce(&uri);

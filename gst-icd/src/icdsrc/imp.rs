@@ -366,8 +366,10 @@ impl IcdSrc {
         if timeout.is_zero() {
             return;
         }
+        let mut reason = None;
         let over = match lock(&self.state).as_mut() {
             Some(started) => {
+                reason = started.told.clone();
                 let flows = matches!(started.status, IcdSrcStatus::Running | IcdSrcStatus::Ended);
                 if flows {
                     started.alive = Some(Instant::now());
@@ -379,12 +381,14 @@ impl IcdSrc {
             None => false,
         };
         if over {
+            let reason = reason.unwrap_or_else(|| "check that the broadcaster runs".into());
             gst::element_imp_error!(
                 self,
                 gst::ResourceError::Read,
                 (
-                    "no stream for {} ms; check that the broadcaster runs, or set timeout=0 to keep trying",
-                    timeout.as_millis()
+                    "no stream for {} ms: {}; timeout=0 keeps trying",
+                    timeout.as_millis(),
+                    reason.trim_end_matches(". Trying again")
                 )
             );
         }

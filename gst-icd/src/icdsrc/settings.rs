@@ -66,6 +66,11 @@ impl Settings {
     /// Takes over what a URI says; nothing is changed if any of it is wrong.
     pub(crate) fn apply(&mut self, text: &str) -> Result<(), String> {
         let uri = IcdUri::parse(text).map_err(|e| e.to_string())?;
+        if let Some((host, _)) = uri.hosts.iter().find(|(host, _)| is_nobody(host)) {
+            return Err(format!(
+                "{host} is the address of no single host; the URI names the broadcaster's"
+            ));
+        }
         let mut new = self.clone();
         for (name, value) in &uri.parameters {
             let number = |range| number(name, value, range);
@@ -124,6 +129,15 @@ impl Settings {
             },
         })
     }
+}
+
+/// Whether this is an address at which nobody can be.
+fn is_nobody(host: &str) -> bool {
+    let address = host.parse::<IpAddr>();
+    address.is_ok_and(|ip| {
+        let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+        ip.is_unspecified() || ip.is_multicast() || broadcast
+    })
 }
 
 #[cfg(test)]
