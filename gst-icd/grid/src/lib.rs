@@ -8,6 +8,7 @@
 //! Every module decides one thing; [`node`] wires them together.
 #![forbid(unsafe_code)]
 
+pub mod bucket;
 pub mod candidates;
 pub mod children;
 pub mod clock;

@@ -378,6 +378,13 @@ impl Parents {
         }
     }
 
+    /// The parent of a stripe lends it, or no longer does.
+    pub fn set_lease(&mut self, stripe: StripeId, lease: bool) {
+        if let Some(feed) = self.feeds.get_mut(stripe.index()) {
+            feed.lease = lease;
+        }
+    }
+
     /// A loan became a place to keep.
     pub fn rooted(&mut self, seed: PeerId, stripe: StripeId) {
         if let Some(feed) = self.feeds.get_mut(stripe.index())

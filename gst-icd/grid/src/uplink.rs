@@ -33,6 +33,9 @@ pub const PULL_SHARE: f64 = 0.25;
 pub const LAST_SHARE: f64 = 0.5;
 /// Backlog comes after the pushes, but for a few pieces of a child that moved.
 const LOOKED_AT: usize = 8;
+/// Messages are sent at once and paid for afterwards, but never so much that pieces would wait for
+/// longer than this.
+const DEBT: Duration = Duration::from_millis(100);
 /// How far the pacer may run ahead of its rate.
 const BURST: Duration = Duration::from_millis(10);
 const MIN_BURST_BYTES: f64 = 4096.0;
@@ -181,8 +184,10 @@ impl Uplink {
         self.overhead *= (-elapsed / OVERHEAD_OVER).exp();
         self.overhead += bytes / OVERHEAD_OVER;
         self.overheard = now;
-        if self.rate.is_some() {
-            self.tokens -= bytes;
+        if let Some(rate) = self.rate {
+            let most = (rate.bytes_per_second() * DEBT.as_secs_f64()).max(MIN_BURST_BYTES);
+            // What a piece took may be below it.
+            self.tokens -= bytes.min((self.tokens + most).max(0.0));
         }
     }
 

@@ -98,7 +98,18 @@ impl Line {
     pub(crate) fn close(&self, why: Close) {
         if self.out.try_send(Out::Close(why)).is_err() {
             self.connection.close(code(why), b"");
+            return;
         }
+        // One that reads nothing would never hear it.
+        let connection = self.connection.clone();
+        tokio::spawn(async move {
+            if tokio::time::timeout(FAREWELL * 2, connection.closed())
+                .await
+                .is_err()
+            {
+                connection.close(code(why), b"");
+            }
+        });
     }
 
     /// Sends a piece on a stream of its own, on a task of its own: what it waits for (credit,
@@ -219,7 +230,10 @@ async fn write_messages(
             Out::Message(bytes) => {
                 waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
                 if send.write_chunk(bytes).await.is_err() {
-                    break;
+                    // It wants no messages; what it said last is still read.
+                    tokio::time::sleep(FAREWELL).await;
+                    connection.close(code(Close::Silent), b"takes no messages");
+                    return;
                 }
             }
             Out::Close(why) => {

@@ -45,6 +45,7 @@ pub(crate) async fn dial(
         let mut running = JoinSet::new();
         let mut next = addrs.iter().cycle();
         let mut started = 0;
+        let mut wrong = 0;
         loop {
             // A packet to a port where nobody listens yet is lost, so the same address is tried
             // again while earlier attempts still run.
@@ -69,7 +70,11 @@ pub(crate) async fn dial(
                         Ok(Err(error)) => {
                             *last = error.to_string();
                             if last.contains(crate::identity::WRONG_KEY) {
-                                return Err(Unreached(last.clone()));
+                                wrong += 1;
+                                // Another of them may hold the right one.
+                                if wrong >= addrs.len() {
+                                    return Err(Unreached(last.clone()));
+                                }
                             }
                         }
                         Err(_) => {}

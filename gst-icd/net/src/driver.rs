@@ -11,12 +11,15 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::connection::{Inbox, Line, code};
 use crate::dial::dial;
+use crate::events::Events;
 use crate::identity::{Identity, peer_of};
 
 /// Facts from connections that wait for the driver; beyond it the connections wait.
 const MAX_INBOX: usize = 1024;
-/// Handshakes of strangers at a time; what comes beyond is left unanswered.
+/// Handshakes of strangers at a time; what comes beyond is left unanswered ...
 const MAX_HANDSHAKES: usize = 256;
+/// ... and beyond this it must show first that it is where it says (RFC 9000, section 8.1.2).
+const UNPROVEN_HANDSHAKES: usize = 64;
 const SNAPSHOT: Duration = Duration::from_millis(100);
 /// Facts taken in one go before decisions are carried out.
 const BATCH: usize = 64;
@@ -49,7 +52,7 @@ pub(crate) struct Driver {
     /// Seed: whether somebody wants to be asked for admission.
     pub(crate) asks: Option<Asks>,
     /// To the element's application.
-    pub(crate) events: async_channel::Sender<Event>,
+    pub(crate) events: Events,
     /// To the player; none at a seed.
     pub(crate) media: Option<async_channel::Sender<Media>>,
     pub(crate) snapshot: Arc<Mutex<Snapshot>>,
@@ -85,6 +88,7 @@ impl Driver {
         let mut shown = now();
         let mut input_open = true;
         loop {
+            self.events.give();
             self.carry_out(&mut carry, &arrived);
             if pending.is_none() && self.media.is_some() {
                 pending = self.play();
@@ -237,13 +241,12 @@ impl Driver {
                         self.node.handle(sent, now());
                     }
                 },
-                // An application that takes no events for long loses some, never the stream.
                 Action::Event(event) => {
                     if matches!(event, Event::PeerAdded { .. } | Event::PeerRemoved { .. }) {
                         // Whoever is told of the change sees it.
                         self.lock().stats.members = self.node.members();
                     }
-                    let _ = self.events.try_send(event);
+                    self.events.tell(event);
                 }
             }
         }
@@ -308,6 +311,11 @@ async fn room(media: &async_channel::Sender<Media>) {
 async fn accept(endpoint: Endpoint, arrived: mpsc::Sender<(Arrival, Option<PeerId>)>) {
     let room = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     while let Some(incoming) = endpoint.accept().await {
+        let many = MAX_HANDSHAKES - room.available_permits() >= UNPROVEN_HANDSHAKES;
+        if many && incoming.may_retry() {
+            let _ = incoming.retry();
+            continue;
+        }
         let Ok(permit) = room.clone().try_acquire_owned() else {
             // An honest dialer says it again in a moment.
             incoming.ignore();

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::congestion::StripeCongestion;
 use crate::connection::MAX_STREAMS;
 use crate::driver::{Asks, Driver, Snapshot, now};
+use crate::events::Events;
 use crate::identity::Identity;
 use crate::key::{Key, KeyError};
 use crate::runtime::runtime;
@@ -24,7 +25,7 @@ const MAX_INPUT: usize = 32 * 1024;
 const MAX_INPUT_BYTES: usize = 64 * 1024 * 1024;
 /// Payloads between a node and its player; the rest waits in the window, which evicts.
 const MAX_MEDIA: usize = 64;
-/// Events for the application. When it is full, events are lost.
+/// Events for the application. When it is full, some wait and others are lost.
 const MAX_EVENTS: usize = 256;
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 const STREAM_WINDOW: u32 = 512 * 1024;
@@ -283,7 +284,7 @@ fn spawn(
         input: receiver,
         waiting: waiting.clone(),
         asks,
-        events,
+        events: Events::new(events),
         media,
         snapshot: snapshot.clone(),
         stop: stop_out,

@@ -9,6 +9,7 @@ mod congestion;
 mod connection;
 mod dial;
 mod driver;
+mod events;
 mod handle;
 #[cfg(test)]
 mod hostile;

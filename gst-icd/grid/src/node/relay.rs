@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::bucket::Bucket;
 use crate::children::{Asker, Child, Children, feeds_many, slots};
 use crate::cutter::Format;
 use crate::ids::{Bitrate, Epoch, NodeId, PeerId, Seq, StripeId};
@@ -29,9 +30,17 @@ const LAST_RESORT: Duration = Duration::from_millis(500);
 const PULL_QUEUE: Duration = Duration::from_millis(120);
 /// Nonsense that is forgiven, once and each second: the seed may just have begun another life.
 const MAX_NONSENSE: u32 = 64;
-const FORGIVEN: u32 = 1;
+const FORGIVEN: f64 = 1.0;
+/// Messages of one peer, at once and each second; in trouble some dozens are usual.
+const MAX_MESSAGES: u32 = 1024;
+const MESSAGES: f64 = 256.0;
 /// The same header is given to the same peer at most this often: it may be large.
 const HEADER_AGAIN: Duration = Duration::from_secs(1);
+/// And so many, at once and each second.
+const MAX_GIVEN: u32 = 16;
+const GIVEN: f64 = 2.0;
+/// Pings that wait for their answer, on a long way.
+const MAX_PINGS: usize = 4;
 /// A piece that is not confirmed for this long is given up by the transport.
 const GIVE_UP: Duration = Duration::from_secs(2);
 /// Backlog yields to pushes and pulls: it is queued as if it came this much later.
@@ -67,7 +76,8 @@ pub(super) struct Peer {
     /// When it said that.
     pub(super) have_at: Instant,
     pub(super) rtt: Duration,
-    pub(super) pinged: Option<(u32, Instant)>,
+    /// What it was asked and has not answered, the newest last.
+    pinged: VecDeque<(u32, Instant)>,
     pub(super) ping_sent: Option<Instant>,
     pub(super) heard: Instant,
     /// When anything was sent to it.
@@ -76,8 +86,12 @@ pub(super) struct Peer {
     pub(super) told_have: Instant,
     /// Whether it knows of a free slot here.
     pub(super) told_room: bool,
-    nonsense: (u32, Instant),
+    messages: Bucket,
+    nonsense: Bucket,
+    /// It broke the rules, and its connection ends.
+    faulty: bool,
     given_header: Option<(u32, Instant)>,
+    headers: Bucket,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     /// Least one-way delay seen, by the two nodes' own clocks, in microseconds.
@@ -221,14 +235,17 @@ impl Relay {
             have: Have::default(),
             have_at: now,
             rtt: Duration::from_millis(100),
-            pinged: None,
+            pinged: VecDeque::new(),
             ping_sent: None,
             heard: now,
             told: now,
             told_have: now,
             told_room: false,
-            nonsense: (0, now),
+            messages: Bucket::new(MAX_MESSAGES, now),
+            nonsense: Bucket::new(MAX_NONSENSE, now),
+            faulty: false,
             given_header: None,
+            headers: Bucket::new(MAX_GIVEN, now),
             bytes_in: 0,
             bytes_out: 0,
             least_owd_us: None,
@@ -259,7 +276,10 @@ impl Relay {
         self.next_ping = self.next_ping.wrapping_add(1);
         let id = self.next_ping;
         if let Some(state) = self.peers.get_mut(&peer) {
-            state.pinged = Some((id, now));
+            state.pinged.push_back((id, now));
+            if state.pinged.len() > MAX_PINGS {
+                state.pinged.pop_front();
+            }
             state.ping_sent = Some(now);
         }
         self.send(peer, &Message::Ping { id });
@@ -268,7 +288,9 @@ impl Relay {
     /// The answer to a ping: when it was asked.
     pub(super) fn ponged(&mut self, peer: PeerId, id: u32, now: Instant) -> Option<Instant> {
         let state = self.peers.get_mut(&peer)?;
-        let (_, asked) = state.pinged.take_if(|(sent, _)| *sent == id)?;
+        let at = state.pinged.iter().position(|(sent, _)| *sent == id)?;
+        // Answers come in order.
+        let (_, asked) = state.pinged.drain(..=at).next_back()?;
         let rtt = now.saturating_duration_since(asked);
         // The least of the last few: queueing is not distance.
         state.rtt = rtt.min(state.rtt * 9 / 8 + Duration::from_millis(1));
@@ -277,6 +299,11 @@ impl Relay {
 
     /// Understands a message; what is none counts against who sent it.
     pub(super) fn decode(&mut self, peer: PeerId, bytes: &[u8], now: Instant) -> Option<Message> {
+        let state = self.peers.get_mut(&peer)?;
+        if !state.messages.take(MESSAGES, MAX_MESSAGES, now) {
+            self.fault(peer, "it sends too many messages");
+            return None;
+        }
         match Message::decode(bytes) {
             Ok(message) => Some(message),
             Err(BadMessage::Unknown) => None,
@@ -291,19 +318,20 @@ impl Relay {
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
-        let (count, since) = state.nonsense;
-        let seconds = now.saturating_duration_since(since).as_secs() as u32;
-        let count = count.saturating_sub(seconds.saturating_mul(FORGIVEN)) + 1;
-        let since = if seconds > 0 { now } else { since };
-        state.nonsense = (count, since);
-        if count == MAX_NONSENSE {
-            let id = state.id;
-            self.close(peer, Close::Fault);
-            self.tell(Event::Fault {
-                id,
-                what: "it sends messages that make no sense".into(),
-            });
+        if !state.nonsense.take(FORGIVEN, MAX_NONSENSE, now) {
+            self.fault(peer, "it sends messages that make no sense");
         }
+    }
+
+    /// Drops who breaks the rules, and says so once.
+    fn fault(&mut self, peer: PeerId, what: &str) {
+        let Some(state) = self.peers.get_mut(&peer).filter(|p| !p.faulty) else {
+            return;
+        };
+        state.faulty = true;
+        let (id, what) = (state.id, what.into());
+        self.close(peer, Close::Fault);
+        self.tell(Event::Fault { id, what });
     }
 
     /// Recounts the slots from the stream's rate.
@@ -525,7 +553,7 @@ impl Relay {
         let again = state.given_header.is_some_and(|(given, at)| {
             given == version && now.saturating_duration_since(at) < HEADER_AGAIN
         });
-        if !again {
+        if !again && state.headers.take(GIVEN, MAX_GIVEN, now) {
             state.given_header = Some((version, now));
             self.send(peer, &message);
         }

@@ -33,12 +33,15 @@ impl Seed {
         let ticket = hello.ticket.filter(|t| t.open(&*self.verifier).is_some());
         let hello = Hello { ticket, ..hello };
         let most = self.longest_latency();
+        let Some(id) = self.relay.peers.get(&peer).map(|p| p.id) else {
+            return;
+        };
         let refusal = if hello.version != VERSION {
             Some(Refusal::Version)
         } else if hello.stream.is_some_and(|key| key != self.signer.key()) {
             Some(Refusal::WrongStream)
         } else if Duration::from_millis(u64::from(hello.latency_ms)) > most
-            && !self.admitted(&hello)
+            && !self.admitted(id, &hello)
         {
             let most_ms = most.as_millis().min(u128::from(u32::MAX)) as u32;
             Some(Refusal::Latency { most_ms })
@@ -62,9 +65,9 @@ impl Seed {
     }
 
     /// Whether a viewer comes back: who was admitted is not refused.
-    fn admitted(&self, hello: &Hello) -> bool {
+    fn admitted(&self, id: NodeId, hello: &Hello) -> bool {
         let ticket = hello.ticket.as_ref().and_then(|t| t.open(&*self.verifier));
-        ticket.is_some_and(|t| t.epoch == self.epoch)
+        ticket.is_some_and(|t| t.epoch == self.epoch && t.node == id)
     }
 
     /// A viewer's play-out delay and a group of pictures before it are kept. Where groups are
@@ -79,11 +82,20 @@ impl Seed {
         self.relay.close(peer, Close::Refused);
     }
 
+    /// The application answered.
+    pub(super) fn answered(&mut self, peer: PeerId, allow: bool, now: Instant) {
+        self.verdict(peer, allow, now);
+        // It does so one after the other: the next one's time begins now.
+        for (.., until) in &mut self.asking {
+            *until = now + VERDICT;
+        }
+    }
+
     pub(super) fn verdict(&mut self, peer: PeerId, allow: bool, now: Instant) {
         let Some(at) = self.asking.iter().position(|(p, ..)| *p == peer) else {
             return;
         };
-        let (_, hello, _) = self.asking.swap_remove(at);
+        let (_, hello, _) = self.asking.remove(at);
         match self.seat.has_room() {
             Ok(()) if allow => self.admit(peer, hello, now),
             Err(full) if allow => self.refuse(peer, full),

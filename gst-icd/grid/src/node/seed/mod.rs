@@ -34,6 +34,8 @@ const MAX_UNREADY: usize = 1024;
 const START_BACKLOG: Duration = Duration::from_millis(100);
 /// In a grid of so many viewers, one that relays soon gives what it takes.
 const MANY: usize = 16;
+/// A child that asks anew within this time is not sent the past again.
+const GIVEN_PAST: Duration = Duration::from_millis(200);
 /// An answer of the application that does not come is a no.
 const VERDICT: Duration = Duration::from_secs(5);
 
@@ -157,7 +159,7 @@ impl Seed {
                 self.publish(now);
             }
             Input::End => self.end(now),
-            Input::Verdict { peer, allow } => self.verdict(peer, allow, now),
+            Input::Verdict { peer, allow } => self.answered(peer, allow, now),
             Input::Upload(rate) => {
                 self.relay.uplink.set_rate(rate);
                 self.relay.resize();

@@ -137,7 +137,7 @@ impl Seed {
         for header in newer {
             self.relay.send(peer, &Message::Header(header));
         }
-        let ttl = latency + Duration::from_secs(1);
+        let ttl = latency.min(self.settings.buffer) + Duration::from_secs(1);
         if by_seed {
             self.relay.backlog(peer, None, from, head, ttl, now);
         } else {
@@ -199,9 +199,12 @@ impl Seed {
             }
         }
         let strength = asker.strength;
+        let before = self.relay.children.get(peer, stripe).map(|c| c.since);
         self.relay.children.add(peer, stripe, lease, strength, now);
         self.accept(peer, stripe, lease);
-        if lease {
+        if before.is_some_and(|at| now.saturating_duration_since(at) < GIVEN_PAST) {
+            // It has just been sent the past.
+        } else if lease {
             let ttl = Duration::from_secs(1);
             let head = self.relay.window.head().unwrap_or(from);
             self.relay.backlog(peer, Some(stripe), from, head, ttl, now);

@@ -402,6 +402,11 @@ impl Viewer {
             self.relay.nonsense(peer, now);
             return;
         };
+        // Pieces are counted from here on.
+        if start.from > start.head.plus(1) || start.head.0 > u64::MAX / 2 {
+            self.relay.nonsense(peer, now);
+            return;
+        }
         if header.epoch < self.relay.epoch {
             return;
         }

@@ -65,11 +65,14 @@ impl Viewer {
         lease: bool,
         now: Instant,
     ) {
-        let expected = self.parents.is_pending(peer, stripe)
-            || self
-                .parents
-                .feed(stripe)
-                .is_some_and(|f| f.parent() == Some(peer));
+        let expected = self.parents.is_pending(peer, stripe);
+        let parent = self.parents.feed(stripe).and_then(|f| f.parent());
+        if !expected && parent == Some(peer) {
+            // Its parent says it anew: no sign of life of the stripe.
+            self.parents.set_lease(stripe, lease);
+            self.path(peer, stripe, (path, above), now);
+            return;
+        }
         let bad_path = path.len() > MAX_DEPTH || path.contains(&self.relay.me.short());
         if !expected || bad_path {
             self.decline(peer, stripe);
