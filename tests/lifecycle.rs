@@ -297,3 +297,42 @@ fn what_a_viewer_plays_can_be_broadcast_again() {
         null_is_quick(&pipeline);
     }
 }
+
+/// In PAUSED nothing is due, the end neither; and it holds up nobody who plays on.
+#[test]
+fn an_end_that_comes_in_paused_waits_for_playing() {
+    init();
+    let seed = launch(
+        "appsrc name=app format=time is-live=false caps=audio/x-raw,format=S16LE,rate=8000,channels=1,layout=interleaved ! icdsink name=seed address=127.0.0.1 port=0",
+    );
+    let app = seed.by_name("app").expect("the source");
+    seed.set_state(gst::State::Playing).expect("PLAYING");
+    let viewer = launch(&format!(
+        "icdsrc name=src latency=200 uri={} ! fakesink",
+        viewers_uri(&seed)
+    ));
+    let got = Record::at(&viewer, "src", "src");
+    viewer.set_state(gst::State::Playing).expect("PLAYING");
+    let push = |n: u64| {
+        let mut buffer = gst::Buffer::with_size(320).expect("memory");
+        let fields = buffer.make_mut();
+        fields.set_pts(gst::ClockTime::from_mseconds(20 * n));
+        fields.set_duration(gst::ClockTime::from_mseconds(20));
+        app.emit_by_name::<gst::FlowReturn>("push-buffer", &[&buffer]);
+    };
+    (0..100).for_each(push);
+    until("all of it came", || got.len() == 100);
+    seed.set_state(gst::State::Paused).expect("PAUSED");
+    app.emit_by_name::<gst::FlowReturn>("end-of-stream", &[]);
+    let bus = viewer.bus().expect("a bus");
+    let end = [gst::MessageType::Eos, gst::MessageType::Error];
+    let told = bus.timed_pop_filtered(gst::ClockTime::from_seconds(2), &end);
+    assert!(told.is_none(), "{told:?} in the pause");
+    let began = Instant::now();
+    seed.set_state(gst::State::Playing).expect("PLAYING");
+    most_are_quick(vec![began.elapsed()]);
+    end_of(&seed);
+    end_of(&viewer);
+    null_is_quick(&viewer);
+    null_is_quick(&seed);
+}

@@ -167,8 +167,11 @@ fn who_comes_and_goes_is_told_with_the_number_that_is_there_then() {
     until("the second gets the place", || none.len() > 10);
     until("it was told", || removed.load(Ordering::SeqCst) == 1);
     assert_eq!(*seen.lock().expect("no panic"), [1, 0, 1]);
-    stop(&second);
+    // Nobody is left when it has stopped.
     stop(&pipeline);
+    assert_eq!(removed.load(Ordering::SeqCst), 2);
+    assert_eq!(*seen.lock().expect("no panic"), [1, 0, 1, 0]);
+    stop(&second);
 }
 
 #[test]

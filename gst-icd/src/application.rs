@@ -2,7 +2,7 @@
 //! time, or set the element to NULL, without holding up the grid.
 
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gst::glib;
 use gst::prelude::*;
@@ -13,6 +13,35 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Warnings that others can bring about come at most this often.
+const FAULTS: Duration = Duration::from_secs(10);
+
+/// Whether peers that broke the rules were warned of a short while ago.
+#[derive(Debug, Default)]
+pub(crate) struct Faults(Option<Instant>);
+
+impl Faults {
+    /// Tells the application of a peer that was dropped: always by an element message, and now and
+    /// then by a warning, which people see.
+    pub(crate) fn tell(this: &Mutex<Self>, element: &impl IsA<gst::Element>, id: &str, what: &str) {
+        let structure = gst::Structure::builder("icd-peer-fault")
+            .field("id", id)
+            .field("what", what)
+            .build();
+        post(element, structure);
+        let warned = lock(this).0.replace(Instant::now());
+        if warned.is_some_and(|at| at.elapsed() < FAULTS) {
+            lock(this).0 = warned;
+            return;
+        }
+        gst::element_warning!(
+            element.upcast_ref::<gst::Element>(),
+            gst::ResourceError::Read,
+            ("viewer {id} was dropped: {what}. The stream goes on without it; nothing needs to be done, unless it is one of yours: then update it")
+        );
+    }
 }
 
 /// Posts an element message.

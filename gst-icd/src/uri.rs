@@ -136,7 +136,8 @@ fn split_host(text: &str) -> Result<(String, Option<u16>), BadUri> {
         return Err(BadUri::Brackets);
     }
     let port = port(number)?;
-    if host.is_empty() {
+    // A port alone is all addresses, to those that listen.
+    if host.is_empty() && port.is_none() {
         return Err(BadUri::NoHost);
     }
     if !host.chars().all(of_a_name) {

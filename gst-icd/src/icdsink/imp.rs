@@ -1,5 +1,6 @@
 //! GObject to grid: settings, life cycle, what goes to the application.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, LazyLock, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -8,12 +9,12 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
-use icd_grid::{Epoch, Event, Input, MediaState, SeedSettings};
+use icd_grid::{Epoch, Event, Input, MediaState, NodeId, SeedSettings};
 use icd_net::{Key, SeedConfig, SeedHandle, start_seed};
 
 use super::properties::{properties, signals};
 use super::settings::Settings;
-use crate::application::{listen, lock, post};
+use crate::application::{Faults, listen, lock, post};
 use crate::media::caps;
 use crate::media::item::MAX_ITEM_BYTES;
 use crate::media::pack::{Packed, Packer, running};
@@ -59,6 +60,8 @@ struct Started {
     dropped: u64,
     /// The last item was dropped.
     behind: bool,
+    /// Whom the application was told of.
+    viewers: BTreeSet<NodeId>,
     /// Since when `max-upload-bitrate` carries less than the stream, and whether that was told.
     narrow: Option<(Instant, bool)>,
 }
@@ -78,6 +81,7 @@ pub struct IcdSink {
     state: Mutex<Option<Started>>,
     drain: Mutex<Drain>,
     wake: Condvar,
+    faults: Mutex<Faults>,
 }
 
 /// An address at which viewers elsewhere may reach this machine: no packet is sent.
@@ -117,7 +121,7 @@ impl IcdSink {
     fn asks(&self) -> bool {
         glib::subclass::SignalId::lookup("peer-connecting", super::IcdSink::static_type())
             .is_some_and(|id| {
-                glib::signal::signal_has_handler_pending(&*self.obj(), id, None, true)
+                glib::signal::signal_has_handler_pending(&*self.obj(), id, None, false)
             })
     }
 
@@ -225,6 +229,9 @@ impl IcdSink {
             }
             Event::PeerAdded { id, addr } => {
                 gst::info!(CAT, imp = self, "viewer {id} added, {addr}");
+                if let Some(started) = lock(&self.state).as_mut() {
+                    started.viewers.insert(*id);
+                }
                 obj.emit_by_name::<()>("peer-added", &[&id.whole(), &addr.to_string()]);
                 let structure = gst::Structure::builder("icd-peer-added")
                     .field("id", id.whole())
@@ -234,17 +241,14 @@ impl IcdSink {
                 obj.notify("num-viewers");
             }
             Event::PeerRemoved { id, why } => {
-                gst::info!(CAT, imp = self, "viewer {id} removed: {why}");
-                obj.emit_by_name::<()>("peer-removed", &[&id.whole(), why]);
-                let structure = gst::Structure::builder("icd-peer-removed")
-                    .field("id", id.whole())
-                    .field("reason", why)
-                    .build();
-                post(&*obj, structure);
-                obj.notify("num-viewers");
+                if let Some(started) = lock(&self.state).as_mut() {
+                    started.viewers.remove(id);
+                }
+                self.removed(id, why);
             }
             Event::Fault { id, what } => {
                 gst::warning!(CAT, imp = self, "viewer {id} dropped: {what}");
+                Faults::tell(&self.faults, &*obj, &id.whole(), what);
             }
             Event::Drained => {
                 lock(&self.drain).drained = true;
@@ -252,6 +256,18 @@ impl IcdSink {
             }
             _ => {}
         }
+    }
+
+    fn removed(&self, id: &NodeId, why: &str) {
+        gst::info!(CAT, imp = self, "viewer {id} removed: {why}");
+        let obj = self.obj();
+        obj.emit_by_name::<()>("peer-removed", &[&id.whole(), &why]);
+        let structure = gst::Structure::builder("icd-peer-removed")
+            .field("id", id.whole())
+            .field("reason", why)
+            .build();
+        post(&*obj, structure);
+        obj.notify("num-viewers");
     }
 
     fn announce(&self, uri: &str) {
@@ -365,6 +381,7 @@ impl IcdSink {
             told_unpaced: false,
             dropped: 0,
             behind: false,
+            viewers: BTreeSet::new(),
             narrow: None,
         });
         gst::info!(CAT, imp = self, "listening, viewers join with {uri}");
@@ -385,13 +402,11 @@ impl IcdSink {
                 snapshot.udp_bytes_sent
             );
         }
-        let viewers = started
-            .as_ref()
-            .map_or(0, |s| s.seed.snapshot().stats.members);
+        let viewers = started.as_ref().map(|s| s.viewers.clone());
         // Outside the lock: it waits for the port to be free, shortly.
         drop(started);
-        if viewers > 0 {
-            self.obj().notify("num-viewers");
+        for id in viewers.unwrap_or_default() {
+            self.removed(&id, "icdsink was stopped");
         }
     }
 }
@@ -409,6 +424,8 @@ impl ObjectImpl for IcdSink {
         self.parent_constructed();
         // A preview branch beside it that never gets data must not hold the broadcast.
         self.obj().set_async(false);
+        // What a decoder needs before the segment (an edit list, a seek) travels, too.
+        self.obj().set_drop_out_of_segment(false);
         // Nothing is shown here: upstream need not buffer for it.
         self.obj().set_processing_deadline(gst::ClockTime::ZERO);
     }
@@ -465,7 +482,10 @@ impl ObjectImpl for IcdSink {
             "uri" => {
                 let result = match get_string() {
                     Some(uri) => settings.apply(&uri),
-                    None => Ok(()),
+                    None => {
+                        settings.expected_key = None;
+                        Ok(())
+                    }
                 };
                 // Nobody may be listening yet: it is said again, as an error, at the start.
                 settings.wrong = result.err();
@@ -681,10 +701,17 @@ impl BaseSinkImpl for IcdSink {
                         (running(&segment, Some(at)), lock(&self.state).as_mut())
                 {
                     let packed = started.packer.gap(at, duration);
-                    behind = !Self::offer(started, packed);
+                    behind = packed.is_some_and(|packed| !Self::offer(started, packed));
                 }
             }
-            gst::EventView::CustomDownstream(_) | gst::EventView::CustomDownstreamSticky(_) => {
+            gst::EventView::StreamStart(start) => {
+                if let Some(started) = lock(&self.state).as_mut() {
+                    started.packer.stream_start(start.stream_id());
+                }
+            }
+            gst::EventView::CustomDownstream(_)
+            | gst::EventView::CustomDownstreamSticky(_)
+            | gst::EventView::CustomBoth(_) => {
                 if let Some(started) = lock(&self.state).as_mut()
                     && let Some(packed) = started.packer.event(&event)
                 {
@@ -696,7 +723,14 @@ impl BaseSinkImpl for IcdSink {
                     started.packer.new_timeline();
                 }
             }
-            gst::EventView::Eos(_) => self.drain(),
+            gst::EventView::Eos(_) => {
+                // In PAUSED the end waits, as buffers do. With async=true that is on BaseSink,
+                // which has the change of state to finish first.
+                let obj = self.obj();
+                if obj.is_async() || obj.wait(gst::ClockTime::NONE).0.is_ok() {
+                    self.drain();
+                }
+            }
             _ => {}
         }
         if behind {

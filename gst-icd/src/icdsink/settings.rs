@@ -14,6 +14,9 @@ pub(crate) const BUFFER_TIME_MS: RangeInclusive<u64> = 500..=600_000;
 /// Range of `max-buffer-bytes`.
 pub(crate) const BUFFER_BYTES: RangeInclusive<u64> = 1024 * 1024..=u64::MAX;
 
+/// All addresses, IPv4 and IPv6.
+const ALL: &str = "::";
+
 /// Defaults stand here and nowhere else.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -35,7 +38,7 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            address: "::".into(),
+            address: ALL.into(),
             port: icd_net::DEFAULT_PORT,
             key_file: None,
             expected_key: None,
@@ -71,7 +74,10 @@ impl Settings {
         let [(host, port)] = &uri.hosts[..] else {
             return Err("icdsink listens at one address, the URI names several".into());
         };
-        new.address.clone_from(host);
+        new.address = match host.as_str() {
+            "" => ALL.into(),
+            host => host.into(),
+        };
         new.bind()?;
         new.port = *port;
         new.expected_key = uri.key;
@@ -110,6 +116,8 @@ mod tests {
         let low = settings.apply("icd://127.0.0.1:1?buffer-time=3");
         assert!(low.unwrap_err().contains("from 500 to 600000"));
         assert_eq!(settings.port, 9000);
+        settings.apply("icd://:9001").unwrap();
+        assert_eq!((settings.port, settings.bind()), (9001, Ok(None)));
         assert!(
             settings
                 .apply("icd://somewhere")

@@ -76,10 +76,16 @@ fn outer(mut pad: gst::Pad) -> gst::Pad {
 fn inside(pad: &gst::Pad) -> Vec<gst::Pad> {
     let mut pads = Vec::new();
     let mut links = pad.iterate_internal_links();
-    while let Ok(Some(next)) = links.next() {
-        pads.push(next);
+    loop {
+        match links.next() {
+            Ok(Some(next)) => pads.push(next),
+            Err(gst::IteratorError::Resync) => {
+                pads.clear();
+                links.resync();
+            }
+            Ok(None) | Err(_) => return pads,
+        }
     }
-    pads
 }
 
 fn is_demuxer(element: &gst::Element) -> bool {

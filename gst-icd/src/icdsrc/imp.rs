@@ -10,6 +10,7 @@ use gst_base::prelude::*;
 use gst_base::subclass::base_src::CreateSuccess;
 use gst_base::subclass::prelude::*;
 use icd_grid::message::Refusal;
+use icd_grid::node::STARVING;
 use icd_grid::{Event, Input, Media, Status};
 use icd_net::{Snapshot, ViewerHandle, runtime, start_viewer};
 
@@ -17,7 +18,7 @@ use super::IcdSrcStatus;
 use super::downstream::downstream;
 use super::properties::properties;
 use super::settings::Settings;
-use crate::application::{listen, lock, post};
+use crate::application::{Faults, listen, lock, post};
 use crate::media::timeline::Moment;
 use crate::media::unpack::{Out, Unpacker};
 
@@ -62,6 +63,7 @@ pub struct IcdSrc {
     /// Of the streaming thread, but for the LATENCY query.
     unpacker: Mutex<Unpacker>,
     flushing: tokio::sync::watch::Sender<bool>,
+    faults: Mutex<Faults>,
 }
 
 impl Default for IcdSrc {
@@ -71,6 +73,7 @@ impl Default for IcdSrc {
             state: Mutex::default(),
             unpacker: Mutex::default(),
             flushing: tokio::sync::watch::channel(false).0,
+            faults: Mutex::default(),
         }
     }
 }
@@ -233,6 +236,11 @@ impl IcdSrc {
         let mut back = false;
         if let Some(started) = lock(&self.state).as_mut() {
             started.status = status.into();
+            if status == Status::Starving {
+                // For so long nothing has come.
+                let now = Instant::now();
+                started.alive = Some(now.checked_sub(STARVING).unwrap_or(now));
+            }
             if status == Status::Running {
                 started.alive = Some(Instant::now());
                 back = started.told.take().is_some();
@@ -300,10 +308,7 @@ impl IcdSrc {
             }
             Event::Fault { id, what } => {
                 gst::warning!(CAT, imp = self, "peer {id} dropped: {what}");
-                let structure = gst::Structure::builder("icd-peer-fault")
-                    .field("id", id.whole())
-                    .field("what", what);
-                self.element_message(structure.build());
+                Faults::tell(&self.faults, &*self.obj(), &id.whole(), &what);
             }
             Event::Epoch(epoch) => gst::info!(CAT, imp = self, "epoch {}", epoch.0),
             Event::AskAdmission { .. } | Event::Drained => {}
@@ -646,6 +651,14 @@ impl PushSrcImpl for IcdSrc {
             let Some(out) = out else {
                 let media = self.next_media()?;
                 let here = self.running_now();
+                if here.is_none() && obj.current_state() == gst::State::Playing {
+                    gst::element_imp_error!(
+                        self,
+                        gst::CoreError::Clock,
+                        ("the pipeline has no clock, and nothing can be played in time without one: do not set it to none")
+                    );
+                    return Err(gst::FlowError::Error);
+                }
                 // The lock is not held while the pipeline is looked at.
                 let asks = lock(&self.unpacker).asks_downstream(obj.base_time());
                 let downstream = asks.then(|| downstream(obj.src_pad()));

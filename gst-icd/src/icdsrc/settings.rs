@@ -7,7 +7,7 @@ use std::time::Duration;
 use icd_grid::{Bitrate, ViewerSettings};
 use icd_net::ViewerConfig;
 
-use crate::uri::{IcdUri, bind, number};
+use crate::uri::{BadUri, IcdUri, bind, number};
 
 /// Range of `latency`.
 pub(crate) const LATENCY_MS: RangeInclusive<u64> = 0..=600_000;
@@ -66,6 +66,9 @@ impl Settings {
     /// Takes over what a URI says; nothing is changed if any of it is wrong.
     pub(crate) fn apply(&mut self, text: &str) -> Result<(), String> {
         let uri = IcdUri::parse(text).map_err(|e| e.to_string())?;
+        if uri.hosts.iter().any(|(host, _)| host.is_empty()) {
+            return Err(BadUri::NoHost.to_string());
+        }
         if let Some((host, _)) = uri.hosts.iter().find(|(host, _)| is_nobody(host)) {
             return Err(format!(
                 "{host} is the address of no single host; the URI names the broadcaster's"
@@ -151,6 +154,8 @@ mod tests {
         assert_eq!((settings.latency.as_millis(), settings.relay), (500, false));
         assert!(settings.apply("icd://host?latency=soon").is_err());
         assert!(settings.apply("icd://host?port=3").is_err());
+        assert!(settings.apply("icd://:9000").is_err());
+        assert!(settings.apply("icd://239.1.2.3").is_err());
         assert_eq!(settings.latency.as_millis(), 500);
         assert!(Settings::default().config().unwrap_err().contains("uri="));
     }

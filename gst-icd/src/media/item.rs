@@ -43,6 +43,8 @@ pub(crate) enum Head {
     /// A serialised custom downstream event.
     Event {
         structure: String,
+        /// It travels upstream, too, where it comes from: CUSTOM_BOTH.
+        both: bool,
     },
 }
 

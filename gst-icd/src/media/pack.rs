@@ -39,6 +39,7 @@ pub(crate) struct Packer {
     joins: JoinPoints,
     headers: Vec<Vec<u8>>,
     own_timeline: bool,
+    stream_id: Option<String>,
     /// An item was lost on its way to the grid.
     discont: bool,
 }
@@ -74,26 +75,44 @@ impl Packer {
         self.own_timeline
     }
 
-    /// False if they are too long to travel.
+    /// Takes tags, without their pictures. False if they are too long to travel all the same; those
+    /// before them do not hold any more.
     pub(crate) fn set_tags(&mut self, tags: &gst::event::Tag) -> bool {
-        let tags = tags.tag_owned();
-        let Ok(text) = tags.to_value().serialize() else {
-            return false;
-        };
-        let text = text.to_string();
-        if text.len() > MAX_EVENT {
-            return false;
-        }
+        let mut tags = tags.tag_owned();
         let slot = match tags.scope() {
             gst::TagScope::Global => 1,
             _ => 0,
         };
+        let list = tags.make_mut();
+        list.remove::<gst::tags::Image>();
+        list.remove::<gst::tags::PreviewImage>();
+        list.remove::<gst::tags::Attachment>();
+        let text = tags
+            .to_value()
+            .serialize()
+            .ok()
+            .map(|text| text.to_string());
+        let text = text.filter(|text| text.len() <= MAX_EVENT);
+        let fits = text.is_some();
+        self.put_tags(slot, text.unwrap_or_default());
+        fits
+    }
+
+    fn put_tags(&mut self, slot: usize, text: String) {
         self.state.tags.resize(2, String::new());
         if self.state.tags[slot] != text {
             self.state.tags[slot] = text;
             self.changed = true;
         }
-        true
+    }
+
+    /// A stream begins: tags of another no longer hold, as on any pad.
+    pub(crate) fn stream_start(&mut self, id: &str) {
+        if self.stream_id.as_deref().is_some_and(|before| before != id) {
+            self.put_tags(0, String::new());
+            self.put_tags(1, String::new());
+        }
+        self.stream_id = Some(id.into());
     }
 
     /// An item was lost: what changed with it is said again, and the next buffer tells.
@@ -126,15 +145,20 @@ impl Packer {
             self.changed = true;
             return None;
         }
-        Some(self.pack(&Head::Event { structure }, &[], Entry::None))
+        let both = event.type_() == gst::EventType::CustomBoth;
+        Some(self.pack(&Head::Event { structure, both }, &[], Entry::None))
     }
 
-    pub(crate) fn gap(&mut self, running: i64, duration: Option<gst::ClockTime>) -> Packed {
+    /// None before the first buffer of a timeline: its place in time is not known yet.
+    pub(crate) fn gap(&mut self, running: i64, duration: Option<gst::ClockTime>) -> Option<Packed> {
+        if !self.anchor.is_known() {
+            return None;
+        }
         let head = Head::Gap {
             pts: running,
             duration: duration.map(gst::ClockTime::nseconds),
         };
-        self.pack(&head, &[], Entry::None)
+        Some(self.pack(&head, &[], Entry::None))
     }
 
     /// A buffer whose time stamps are `segment`'s. `sender`: sender time now.
@@ -178,8 +202,9 @@ impl Packer {
     fn pack(&mut self, head: &Head, data: &[u8], entry: Entry) -> Packed {
         self.state.anchor = self.anchor.value();
         self.state.timeline = self.anchor.timeline();
-        if entry == Entry::Join {
-            self.changed |= std::mem::take(&mut self.refined);
+        if entry == Entry::Join && std::mem::take(&mut self.refined) {
+            self.changed = true;
+            self.state.timeline = self.anchor.told();
         }
         let state = std::mem::take(&mut self.changed).then(|| self.state.clone());
         Packed {
@@ -230,5 +255,64 @@ mod tests {
             }
         }
         assert_eq!(states, [(0, 0), (50, -800_000_000)]);
+    }
+
+    /// Running times and when they came, in seconds; the timelines that were told.
+    fn timelines(came: &[(i64, i64)]) -> Vec<u32> {
+        gst::init().unwrap();
+        let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+        let mut packer = Packer::new("");
+        let mut told = Vec::new();
+        for (running, sender) in came {
+            let mut buffer = gst::Buffer::with_size(10).unwrap();
+            let pts = gst::ClockTime::from_seconds(*running as u64);
+            buffer.make_mut().set_pts(pts);
+            let sender = Duration::from_secs(*sender as u64);
+            let packed = packer.buffer(&buffer, &segment, sender).unwrap();
+            told.extend(packed.state.map(|state| state.timeline));
+        }
+        told
+    }
+
+    #[test]
+    fn a_first_buffer_that_was_three_seconds_late_makes_nobody_late_for_long() {
+        // The rest comes at once.
+        assert_eq!(timelines(&[(0, 3), (3, 3), (4, 4), (5, 5)]), [1, 2]);
+        assert_eq!(timelines(&[(0, 1), (1, 1), (2, 2)]), [1, 1]);
+    }
+
+    #[test]
+    fn tags_travel_without_their_pictures_and_end_with_their_stream() {
+        gst::init().unwrap();
+        let mut packer = Packer::new("");
+        packer.stream_start("one");
+        let with_cover = |title: &str, bytes: usize| {
+            let mut tags = gst::TagList::new();
+            let list = tags.make_mut();
+            list.add::<gst::tags::Title>(&title, gst::TagMergeMode::Replace);
+            let caps = gst::Caps::new_empty_simple("image/jpeg");
+            let cover = gst::Buffer::with_size(bytes).unwrap();
+            let sample = gst::Sample::builder().buffer(&cover).caps(&caps).build();
+            list.add::<gst::tags::Image>(&sample, gst::TagMergeMode::Replace);
+            gst::event::Tag::new(tags)
+        };
+        let event = with_cover("Meadow", 100_000);
+        let gst::EventView::Tag(tag) = event.view() else {
+            panic!("a tag event")
+        };
+        assert!(packer.set_tags(tag));
+        let told = packer.state.tags[0].clone();
+        assert!(told.contains("Meadow") && !told.contains("image"), "{told}");
+        let event = with_cover(&"long ".repeat(MAX_EVENT), 1);
+        let gst::EventView::Tag(tag) = event.view() else {
+            panic!("a tag event")
+        };
+        assert!(!packer.set_tags(tag));
+        assert_eq!(packer.state.tags[0], "", "the former title does not stay");
+        packer.put_tags(0, told);
+        packer.stream_start("one");
+        assert_ne!(packer.state.tags[0], "");
+        packer.stream_start("two");
+        assert_eq!(packer.state.tags[0], "");
     }
 }

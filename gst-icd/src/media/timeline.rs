@@ -30,6 +30,8 @@ pub(crate) enum Observed {
 pub(crate) struct Anchor {
     value: Option<i64>,
     timeline: u32,
+    /// What those started with that play this timeline.
+    began: i64,
     /// The least of the present span and of the one before.
     low: i64,
     low_before: Option<i64>,
@@ -39,6 +41,22 @@ pub(crate) struct Anchor {
 impl Anchor {
     pub(crate) fn value(&self) -> i64 {
         self.value.unwrap_or(0)
+    }
+
+    /// Whether a buffer of this timeline came.
+    pub(crate) fn is_known(&self) -> bool {
+        self.value.is_some()
+    }
+
+    /// A better value is told. Those that play would follow a much better one for many minutes:
+    /// it begins a timeline. Its number.
+    pub(crate) fn told(&mut self) -> u32 {
+        let value = self.value();
+        if self.began - value > NEW_TIMELINE {
+            self.timeline += 1;
+            self.began = value;
+        }
+        self.timeline
     }
 
     pub(crate) fn timeline(&self) -> u32 {
@@ -54,6 +72,7 @@ impl Anchor {
         let found = sender - running;
         let Some(value) = self.value.filter(|v| found - v <= NEW_TIMELINE) else {
             self.value = Some(found);
+            self.began = found;
             self.low = found;
             self.low_before = None;
             self.span_began = sender;

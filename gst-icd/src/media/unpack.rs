@@ -305,9 +305,12 @@ impl Unpacker {
                         self.out.push_back(Out::Event(gap));
                     }
                 }
-                Head::Event { structure } => {
+                Head::Event { structure, both } => {
                     if let Ok(structure) = gst::Structure::from_str(&structure) {
-                        let event = gst::event::CustomDownstream::new(structure);
+                        let event = match both {
+                            true => gst::event::CustomBoth::new(structure),
+                            false => gst::event::CustomDownstream::new(structure),
+                        };
                         self.out.push_back(Out::Event(event));
                     }
                 }

@@ -201,6 +201,9 @@ pub enum Action {
     Event(Event),
 }
 
+/// Without a piece for this long, a viewer starves.
+pub const STARVING: Duration = Duration::from_secs(1);
+
 /// How a viewer is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Status {
@@ -211,7 +214,7 @@ pub enum Status {
     Waiting,
     /// Pieces come.
     Running,
-    /// No piece has come for a second.
+    /// No piece has come for [`STARVING`].
     Starving,
     /// The broadcaster ended the stream.
     Ended,

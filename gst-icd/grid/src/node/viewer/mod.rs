@@ -20,7 +20,8 @@ use crate::message::{
 };
 use crate::node::relay::{Asks, Peer, Relay};
 use crate::node::{
-    Close, Event, Histogram, Input, MakeVerifier, Media, Stats, Status, Target, ViewerSettings,
+    Close, Event, Histogram, Input, MakeVerifier, Media, STARVING, Stats, Status, Target,
+    ViewerSettings,
 };
 use crate::parents::{Neighbour, Parents, Path, Standing, Step};
 use crate::piece::{Hop, Piece, PieceInfo, Why, claimed};
@@ -75,8 +76,6 @@ const FIND: Duration = Duration::from_millis(200);
 const LONGEST_FIND: Duration = Duration::from_secs(3);
 /// Round trips from a list of others to the first that has said hello.
 const GREETED: u32 = 3;
-/// Without a piece for this long, the viewer starves.
-const STARVING: Duration = Duration::from_secs(1);
 /// Pieces that came before the seed said where the stream begins.
 const MAX_EARLY: usize = 512;
 const EARLY_BYTES: usize = 8 * 1024 * 1024;
