@@ -4,6 +4,7 @@
 //! Every process is a real one: `gst-launch-1.0` for the broadcaster, this program again
 //! (`--viewer`) for each viewer, so that a kill is a kill.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -191,13 +192,14 @@ fn viewer() -> ExitCode {
             .unwrap_or_default();
         let _ = writeln!(
             std::io::stdout(),
-            "s {} {} {} {} {} {} {}",
+            "s {} {} {} {} {} {} {} {}",
             figure("bytes-from-seed"),
             figure("bytes-from-peers"),
             figure("lag-p50-ms"),
             figure("lag-p99-ms"),
             figure("pieces-lost"),
             figure("bytes-sent"),
+            short(&stats).unwrap_or_default(),
             parents.join(",")
         );
     }
@@ -205,12 +207,18 @@ fn viewer() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// The beginning of a viewer's name.
+fn short(stats: &gst::StructureRef) -> Option<String> {
+    let id = stats.get::<Option<String>>("id").ok()??;
+    Some(id.chars().take(8).collect())
+}
+
 /// `name:stripes` of a peer that pushes something.
 fn parent(peer: gst::Structure) -> Option<String> {
     let stripes = peer.get::<gst::Array>("stripes-from").ok()?.len();
     let name: String = match peer.get::<bool>("seed") {
         Ok(true) => "seed".into(),
-        _ => peer.get::<String>("id").ok()?.chars().take(8).collect(),
+        _ => short(&peer)?,
     };
     (stripes > 0).then(|| format!("{name}:{stripes}"))
 }
@@ -223,6 +231,8 @@ struct Figures {
     lag_p99: u64,
     lost: u64,
     sent: u64,
+    /// The name by which others know it.
+    id: String,
     parents: String,
 }
 
@@ -268,6 +278,8 @@ impl Viewer {
                         let (from_seed, from_peers) = (number(), number());
                         let (lag_p50, lag_p99) = (number(), number());
                         let (lost, sent) = (number(), number());
+                        let mut word = || parts.next().unwrap_or_default().to_string();
+                        let (id, parents) = (word(), word());
                         log.figures = Figures {
                             from_seed,
                             from_peers,
@@ -275,7 +287,8 @@ impl Viewer {
                             lag_p99,
                             lost,
                             sent,
-                            parents: parts.next().unwrap_or_default().into(),
+                            id,
+                            parents,
                         };
                     }
                     Some(("e", error)) => log.error = Some(error.into()),
@@ -545,7 +558,8 @@ fn run(options: &Options) -> Result<bool, String> {
                 let victim = viewers.remove(victim);
                 totals.close(&victim, &sent);
                 killed += 1;
-                println!("viewer {} killed", victim.name);
+                let sent = victim.log(|log| log.figures.sent) / 1000;
+                println!("viewer {} killed, which had sent {sent} kB", victim.name);
             }
         }
         table(&viewers, start);
@@ -600,8 +614,19 @@ fn run(options: &Options) -> Result<bool, String> {
     Ok(verdict.is_good() || !options.headless)
 }
 
+/// Who feeds whom by how many stripes (`3:2`: viewer 3 by two), lag (half of the pieces, and all but
+/// one in a hundred), bytes from the seed and from viewers.
 fn table(viewers: &[Viewer], start: Instant) {
     println!("-- {:.0} s", start.elapsed().as_secs_f64());
+    let ids = viewers
+        .iter()
+        .map(|v| (v.log(|log| log.figures.id.clone()), v.name));
+    let names: HashMap<String, usize> = ids.collect();
+    let named = |parent: &str| {
+        let (id, stripes) = parent.split_once(':')?;
+        let name = names.get(id)?;
+        Some(format!("{name}:{stripes}"))
+    };
     for viewer in viewers {
         viewer.log(|log| {
             let f = &log.figures;
@@ -614,7 +639,12 @@ fn table(viewers: &[Viewer], start: Instant) {
                 f.from_seed / 1000,
                 f.from_peers / 1000,
                 f.sent / 1000,
+                // One that was just killed has no row any more.
                 f.parents
+                    .split(',')
+                    .map(|p| named(p).unwrap_or_else(|| p.into()))
+                    .collect::<Vec<_>>()
+                    .join(" ")
             );
         });
     }

@@ -318,12 +318,14 @@ fn an_end_that_comes_in_paused_waits_for_playing() {
         let fields = buffer.make_mut();
         fields.set_pts(gst::ClockTime::from_mseconds(20 * n));
         fields.set_duration(gst::ClockTime::from_mseconds(20));
-        app.emit_by_name::<gst::FlowReturn>("push-buffer", &[&buffer]);
+        let pushed = app.emit_by_name::<gst::FlowReturn>("push-buffer", &[&buffer]);
+        assert_eq!(pushed, gst::FlowReturn::Ok);
     };
     (0..100).for_each(push);
     until("all of it came", || got.len() == 100);
     seed.set_state(gst::State::Paused).expect("PAUSED");
-    app.emit_by_name::<gst::FlowReturn>("end-of-stream", &[]);
+    let ended = app.emit_by_name::<gst::FlowReturn>("end-of-stream", &[]);
+    assert_eq!(ended, gst::FlowReturn::Ok);
     let bus = viewer.bus().expect("a bus");
     let end = [gst::MessageType::Eos, gst::MessageType::Error];
     let told = bus.timed_pop_filtered(gst::ClockTime::from_seconds(2), &end);

@@ -57,10 +57,16 @@ pub(crate) fn sink(base: &gst::StructureRef, snapshot: &Snapshot, dropped: u64) 
     structure
 }
 
-/// `application/x-icd-src-stats`.
-pub(crate) fn src(snapshot: &Snapshot, status: &str, stream_name: &str) -> gst::Structure {
+/// `application/x-icd-src-stats`. `id` is what others know it by.
+pub(crate) fn src(
+    snapshot: &Snapshot,
+    id: Option<String>,
+    status: &str,
+    stream_name: &str,
+) -> gst::Structure {
     let s = &snapshot.stats;
     gst::Structure::builder("application/x-icd-src-stats")
+        .field("id", id)
         .field("status", status)
         .field("stream-name", stream_name)
         .field("epoch", s.epoch.0)

@@ -491,7 +491,9 @@ impl ObjectImpl for IcdSrc {
             "status" => self.status_now().to_value(),
             "stats" => {
                 let name = lock(&self.unpacker).stream_name().to_string();
-                crate::stats::src(&self.snapshot(), &self.status_now().nick(), &name).to_value()
+                let id = lock(&self.state).as_ref().map(|s| s.viewer.id().whole());
+                let status = self.status_now().nick();
+                crate::stats::src(&self.snapshot(), id, &status, &name).to_value()
             }
             name => {
                 let s = lock(&self.settings);
