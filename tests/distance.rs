@@ -16,11 +16,16 @@ const SLACK: f64 = 1.1;
 /// One way, to the middle: round trips take 50 to 150 ms.
 const NEAR: f64 = 0.0125;
 const FAR: f64 = 0.0375;
+const GIGABIT: u64 = 1_000_000_000;
 
-#[derive(Default)]
-struct Apart(Option<Lab>);
+/// Hosts that are far apart, or near, where a line carries what it is given.
+struct Hosts {
+    uploads: [f64; 12],
+    far: bool,
+    lab: Option<Lab>,
+}
 
-impl Place for Apart {
+impl Place for Hosts {
     fn seed(&self) -> String {
         format!("{}:7423", lab::address(0))
     }
@@ -32,19 +37,28 @@ impl Place for Apart {
     fn ready(&mut self, stream: u64) {
         let lines: Vec<_> = [SEED]
             .iter()
-            .chain(&UPLOADS)
+            .chain(&self.uploads)
             .enumerate()
-            .map(|(n, upload)| Line {
-                up: (stream as f64 * upload * SLACK) as u64,
-                delay: Duration::from_secs_f64(NEAR + (FAR - NEAR) * (n * 5 % 13) as f64 / 12.0),
-                loss: 0.01,
+            .map(|(n, upload)| match self.far {
+                true => Line {
+                    up: (stream as f64 * upload * SLACK) as u64,
+                    delay: Duration::from_secs_f64(
+                        NEAR + (FAR - NEAR) * (n * 5 % 13) as f64 / 12.0,
+                    ),
+                    loss: 0.01,
+                },
+                false => Line {
+                    up: GIGABIT,
+                    delay: Duration::ZERO,
+                    loss: 0.0,
+                },
             })
             .collect();
-        self.0 = Some(Lab::new(&lines));
+        self.lab = Some(Lab::new(&lines));
     }
 
-    fn sent(&self, viewer: usize) -> Option<u64> {
-        Some(self.0.as_ref()?.sent(viewer + 1).0)
+    fn sent(&self, viewer: Option<usize>) -> Option<u64> {
+        Some(self.lab.as_ref()?.sent(viewer.map_or(0, |n| n + 1)).0)
     }
 }
 
@@ -53,11 +67,30 @@ fn kills_and_stops_are_not_seen_by_the_others_far_apart() {
     if lab::outside("kills_and_stops_are_not_seen_by_the_others_far_apart") {
         return;
     }
+    stands(UPLOADS, true);
+}
+
+/// One of twelve is told to give less; what each sends is seen from outside, second by second.
+#[test]
+fn who_is_told_to_give_less_does_and_the_others_lose_nothing() {
+    if lab::outside("who_is_told_to_give_less_does_and_the_others_lose_nothing") {
+        return;
+    }
+    let mut uploads = [1.5; 12];
+    uploads[6] = 0.5;
+    stands(uploads, false);
+}
+
+fn stands(uploads: [f64; 12], far: bool) {
     init();
-    let mut place = Apart::default();
-    let film = ordeal("distance", &UPLOADS, &mut place);
-    let lab = place.0.expect("it was built");
-    for host in 0..=UPLOADS.len() {
+    let mut place = Hosts {
+        uploads,
+        far,
+        lab: None,
+    };
+    let film = ordeal("distance", &uploads, &mut place);
+    let lab = place.lab.expect("it was built");
+    for host in 0..=uploads.len() {
         println!("host {host}: {:?}", lab.sent(host));
     }
     // What its line carried, by the switch's count. Those that were killed and stopped did relay.

@@ -13,7 +13,7 @@ const MUCH: u64 = 60 << 20;
 /// as much again for the allocator and for retransmissions.
 const BOUND: u64 = 12 << 20;
 
-/// Four viewers of a seed: the first runs and relays, the second stands still, the third
+/// Four viewers of a seed that carries one of them and a half: the first runs and relays to the others, the second stands still, the third
 /// comes to itself for a tenth of each second, the fourth plays at a fifth of the speed.
 /// Beside it a `tcpserversink` with one client that stands still, which shows that this test
 /// would see growth.
@@ -27,7 +27,9 @@ fn viewers_that_stand_still_or_are_slow_cost_a_bounded_amount() {
     let port = free_port();
     let seed = launch(
         "seed",
-        format!("{STREAM} ! icdsink address=127.0.0.1 port={port} buffer-time=3000"),
+        format!(
+            "{STREAM} ! icdsink address=127.0.0.1 port={port} buffer-time=3000 max-upload-bitrate=50000000"
+        ),
     );
     let tcp = free_port();
     let reference = launch(
@@ -41,7 +43,9 @@ fn viewers_that_stand_still_or_are_slow_cost_a_bounded_amount() {
         format!("tcpclientsrc host=127.0.0.1 port={tcp} ! fakesink"),
     );
     let viewer = |name: &str, rest: &str| {
-        let source = format!("icdsrc uri=icd://127.0.0.1:{port} max-upload-bitrate=100000000");
+        let relay = name == "running";
+        let source =
+            format!("icdsrc uri=icd://127.0.0.1:{port} max-upload-bitrate=150000000 relay={relay}");
         let file = scratch.path(&format!("{name}.raw"));
         let pipeline = format!("{source} ! {rest} location={}", file.display());
         let viewer = Launched::run(&pipeline, &file);
@@ -54,8 +58,8 @@ fn viewers_that_stand_still_or_are_slow_cost_a_bounded_amount() {
     let still = viewer("still", plain);
     let slow = viewer("slow", plain);
     let player = viewer("player", &format!("identity sleep-time=100000 ! {plain}"));
-    // Windows and pools are full.
-    std::thread::sleep(Duration::from_secs(6));
+    // Windows (twice the play-out delay and four seconds) and pools are full.
+    std::thread::sleep(Duration::from_secs(10));
     let watched = [
         ("seed", &seed),
         ("a parent", &running),

@@ -121,3 +121,46 @@ fn scripts_without_what_they_need_say_what_that_is() {
         assert!(said.contains("usage: "), "{name}: {said}");
     }
 }
+
+/// The README's seed, as its shell line; Ctrl-C ends it for the viewers.
+#[test]
+fn the_seed_of_the_readme_prints_its_uri_and_ends_the_stream_at_ctrl_c() {
+    init();
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
+    let readme = readme.expect("the README");
+    let line = readme
+        .lines()
+        .find(|l| l.starts_with("gst-launch-1.0") && l.contains("! icdsink"));
+    let line = line
+        .expect("a seed")
+        .replace("gst-launch-1.0", "exec gst-launch-1.0 -e");
+    let scratch = Scratch::new("readme");
+    let said = scratch.path("said");
+    let mut shell = Command::new("sh");
+    shell.current_dir(&scratch.0).args([
+        "-c",
+        &format!("{line} address=127.0.0.1 port=0 > {}", said.display()),
+    ]);
+    let seed = Launched::command(shell, &said);
+    let uri = || {
+        let said = std::fs::read_to_string(&said).ok()?;
+        let at = said.find("icd://")?;
+        said[at..]
+            .split_whitespace()
+            .next()
+            .map(|uri| uri.trim_end_matches('.').to_string())
+    };
+    until("it prints the URI", || uri().is_some());
+    assert!(scratch.path("stream.pem").exists(), "key-file");
+    let viewer = launch(&format!(
+        "icdsrc name=src uri={} ! fakesink",
+        uri().expect("a URI")
+    ));
+    let got = gst_icd_suite::Record::at(&viewer, "src", "src");
+    viewer.set_state(gst::State::Playing).expect("PLAYING");
+    until("it plays", || got.len() > 20);
+    seed.signal("INT");
+    gst_icd_suite::end_of(&viewer);
+    until("the seed has ended", || !seed.runs());
+    viewer.set_state(gst::State::Null).expect("NULL");
+}

@@ -24,11 +24,3 @@ fn kills_and_stops_are_not_seen_by_the_others_at_a_narrow_seed() {
     init();
     ordeal("processes", &[1.5; 12], &mut Here(free_port()));
 }
-
-#[test]
-fn nor_where_one_of_them_is_told_to_give_less() {
-    init();
-    let mut uploads = [1.5; 12];
-    uploads[6] = 0.5;
-    ordeal("processes-less", &uploads, &mut Here(free_port()));
-}

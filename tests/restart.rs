@@ -60,8 +60,10 @@ fn a_killed_seed_that_comes_back_after_five_seconds_is_followed() {
             log: scratch.path(&format!("seed-{n}")),
         })
         .collect();
+    // Two each, which relay to each other.
     let viewers: Vec<_> = broadcasts
         .iter()
+        .chain(&broadcasts)
         .map(|broadcast| {
             // Makes the key, and with it the URI.
             let once = launch(&format!(
@@ -99,6 +101,12 @@ fn a_killed_seed_that_comes_back_after_five_seconds_is_followed() {
 #[test]
 fn a_seed_that_comes_back_with_another_key_is_refused() {
     init();
+    comes_back_with_another_key(|uri, _| uri.into());
+    // Who names no key trusts the first one that it sees, and holds it.
+    comes_back_with_another_key(|_, port| format!("icd://127.0.0.1:{port}"));
+}
+
+fn comes_back_with_another_key(named: fn(&str, u32) -> String) {
     let scratch = Scratch::new("another-key");
     let start = |key: &str, port: u32, width: u32| {
         let seed = launch(&format!(
@@ -111,6 +119,7 @@ fn a_seed_that_comes_back_with_another_key_is_refused() {
     let first = start("a.pem", 0, 64);
     let sink = first.by_name("seed").expect("the seed");
     let (uri, port) = (viewers_uri(&first), sink.property::<u32>("port"));
+    let uri = named(&uri, port);
     let viewer = launch(&format!("icdsrc name=src latency=300 uri={uri} ! fakesink"));
     let got = Record::at(&viewer, "src", "src");
     viewer.set_state(gst::State::Playing).expect("PLAYING");

@@ -32,7 +32,7 @@ fn wrong_addresses_and_keys_of_a_viewer() {
             "icd://127.0.0.1:9".to_string(),
             "check host, port and firewall",
         ),
-        ("icd://no.such.host.invalid".into(), "cannot find the host"),
+        ("icd://no.such.host.invalid".into(), "check the URI"),
         (
             "icd://127.0.0.1:0".into(),
             "copy the URI that icdsink shows",
@@ -48,11 +48,14 @@ fn wrong_addresses_and_keys_of_a_viewer() {
     let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let port = taken.local_addr().expect("an address").port();
     for (settings, expected) in [
-        (format!("bind-address=127.0.0.1 bind-port={port}"), "in use"),
-        ("bind-address=somewhere".into(), "no IP address"),
+        (
+            format!("bind-address=127.0.0.1 bind-port={port}"),
+            "in use; choose another",
+        ),
+        ("bind-address=somewhere".into(), "use :: for all"),
         (
             "bind-address=192.0.2.77".into(),
-            "not an address of this machine",
+            "not an address of this machine; name one that is",
         ),
     ] {
         says(
@@ -142,12 +145,21 @@ fn wrong_settings_of_a_seed() {
     let open = folder.path("open.pem");
     std::fs::write(&open, "nonsense").expect("a file");
     let sink = |settings: &str| format!("{SOURCE} ! icdsink {settings}");
-    says(&sink(&format!("address=127.0.0.1 port={port}")), "in use");
+    says(
+        &sink(&format!("address=127.0.0.1 port={port}")),
+        "in use; choose another",
+    );
+    let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let sent = sender.send_to(b"still here", ("127.0.0.1", port));
+    sent.expect("it is sent");
+    let mut letter = [0; 16];
+    let (len, _) = taken.recv_from(&mut letter).expect("who has it keeps it");
+    assert_eq!(&letter[..len], b"still here");
     says(
         &sink("address=192.0.2.77 port=0"),
-        "not an address of this machine",
+        "not an address of this machine; name one that is",
     );
-    says(&sink("address=somewhere port=0"), "no IP address");
+    says(&sink("address=somewhere port=0"), "use :: for all");
     says(
         &sink("address=127.0.0.1 port=0 announce-address=foo:80"),
         "neither a host name nor an IP address",
@@ -156,6 +168,8 @@ fn wrong_settings_of_a_seed() {
         &sink(&format!("port=0 key-file={}", open.display())),
         "chmod 600",
     );
+    let kept = std::fs::read(&open).expect("the file");
+    assert_eq!(kept, b"nonsense", "nothing is lost");
     says(
         &sink("port=0 key-file=/no/such/folder/key.pem"),
         "folder exists",
@@ -245,10 +259,20 @@ fn a_key_in_the_uri_that_is_not_the_broadcasters_is_refused_and_called_so() {
     other.set_state(gst::State::Playing).expect("PLAYING");
     let key = viewers_uri(&other);
     let (key, _) = key.split_once('@').expect("a key");
+    let good = launch(&format!(
+        "icdsrc name=src uri={} ! fakesink",
+        viewers_uri(&seed)
+    ));
+    let got = Record::at(&good, "src", "src");
+    good.set_state(gst::State::Playing).expect("PLAYING");
+    until("it plays", || got.len() > 5);
     says(
         &format!("icdsrc uri={key}@{place} ! fakesink"),
         "under another key than the URI names",
     );
+    let before = got.len();
+    until("the good one plays on", || got.len() > before + 30);
+    good.set_state(gst::State::Null).expect("NULL");
     other.set_state(gst::State::Null).expect("NULL");
     seed.set_state(gst::State::Null).expect("NULL");
 }

@@ -19,11 +19,14 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 ///
 /// # Panics
 ///
-/// Without `ICD_PLUGIN`, or if the plugin is not loaded from there.
+/// Without `ICD_PLUGIN`, or if the plugin is not loaded from there; if warnings of GLib and
+/// GStreamer would not end it.
 pub fn init() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let path = std::env::var("ICD_PLUGIN").expect("run this by ./icd");
+        let debug = std::env::var("G_DEBUG").unwrap_or_default();
+        assert!(debug.contains("fatal_warnings"), "run this by ./icd");
         gst::init().expect("GStreamer starts");
         let plugin = gst::Plugin::load_file(&path).expect("the plugin loads");
         assert_eq!(plugin.plugin_name(), "icd");

@@ -1,7 +1,7 @@
 //! A grid of real processes that are killed and stopped: nobody else loses a byte.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::processes::{Film, Launched, Scratch};
 
@@ -27,14 +27,40 @@ pub trait Place {
     fn gst_launch(&self, viewer: Option<usize>) -> Command;
     /// The rates are known now.
     fn ready(&mut self, _stream: u64) {}
-    /// Bytes that a viewer has sent, if that can be seen from outside.
-    fn sent(&self, _viewer: usize) -> Option<u64> {
+    /// Bytes that the seed or a viewer has sent, if that can be seen from outside.
+    fn sent(&self, _viewer: Option<usize>) -> Option<u64> {
         None
     }
 }
 
-fn pause(seconds: f64) {
-    std::thread::sleep(Duration::from_secs_f64(seconds));
+/// Most that was sent in any second, in bits.
+#[derive(Debug, Default)]
+struct Peaks {
+    seed: f64,
+    viewers: Vec<f64>,
+}
+
+impl Peaks {
+    /// Lets time pass, and looks at what is sent in each second of it.
+    fn pause(&mut self, seconds: u32, place: &dyn Place, viewers: usize) {
+        self.viewers.resize(viewers, 0.0);
+        let sent = || {
+            let all = std::iter::once(None).chain((0..viewers).map(Some));
+            all.map(|who| place.sent(who)).collect::<Vec<_>>()
+        };
+        for _ in 0..seconds {
+            let (before, began) = (sent(), Instant::now());
+            std::thread::sleep(Duration::from_secs(1));
+            let (after, took) = (sent(), began.elapsed().as_secs_f64());
+            let rates = before.iter().zip(after);
+            let rates =
+                rates.map(|(before, after)| Some((after? - (*before)?) as f64 * 8.0 / took));
+            let peaks = std::iter::once(&mut self.seed).chain(&mut self.viewers);
+            for (peak, rate) in peaks.zip(rates) {
+                *peak = peak.max(rate.unwrap_or_default());
+            }
+        }
+    }
 }
 
 /// Lets viewers join, kills two that relay, stops two others; nobody else may lose anything, and the seed may
@@ -61,16 +87,18 @@ pub fn ordeal(name: &str, uploads: &[f64], place: &mut dyn Place) -> Broadcast {
         &settings,
         &scratch.path("sent.ts"),
     );
-    pause(2.0);
+    let count = uploads.len();
+    let mut peaks = Peaks::default();
+    peaks.pause(2, place, count);
     let mut viewers = Vec::new();
     for (n, upload) in uploads.iter().enumerate() {
         let settings = format!("uri=icd://{address} max-upload-bitrate={}", cap(*upload));
         let file = scratch.path(&format!("viewer-{n}.ts"));
         let viewer = Launched::viewer(place.gst_launch(Some(n)), &settings, &file);
         viewers.push((n, viewer));
-        pause(1.0);
+        peaks.pause(1, place, count);
     }
-    pause(10.0);
+    peaks.pause(10, place, count);
     // Three seconds of stream may be on their way.
     let margin = film.rate / 8 * 3;
     let fared = |seed: &Launched, viewers: &[(usize, Launched)], when: &str| {
@@ -87,7 +115,7 @@ pub fn ordeal(name: &str, uploads: &[f64], place: &mut dyn Place) -> Broadcast {
     };
     // The third and the fourth by what they send: the first two carry a third of all.
     let busy = |viewers: &[(usize, Launched)]| {
-        let sent = |(n, _): &(usize, Launched)| Some((place.sent(*n)?, *n));
+        let sent = |(n, _): &(usize, Launched)| Some((place.sent(Some(*n))?, *n));
         let mut sent: Vec<_> = viewers.iter().map(sent).collect::<Option<_>>()?;
         sent.sort_unstable_by(|a, b| b.cmp(a));
         Some([sent[2].1, sent[3].1])
@@ -101,19 +129,30 @@ pub fn ordeal(name: &str, uploads: &[f64], place: &mut dyn Place) -> Broadcast {
     fared(&seed, &viewers, "after the joins");
     let to_kill = busy(&viewers).unwrap_or(TAKEN[0]);
     let killed = take(&mut viewers, to_kill, "KILL");
-    pause(8.0);
+    peaks.pause(8, place, count);
     fared(&seed, &viewers, "after the kills");
     for (_, viewer) in &killed {
         assert!(viewer.account(&seed, margin).lost > 0, "losses are seen");
     }
     let to_stop = busy(&viewers).unwrap_or(TAKEN[1]);
-    let _stopped = take(&mut viewers, to_stop, "STOP");
-    pause(8.0);
+    let stopped = take(&mut viewers, to_stop, "STOP");
+    peaks.pause(8, place, count);
     fared(&seed, &viewers, "after the stops");
+    for (_, viewer) in &stopped {
+        assert!(viewer.account(&seed, margin).lost > 0, "losses are seen");
+    }
     let bytes = seed.written();
     let copies = seed.end_and_rate() / film.rate as f64;
     println!("the seed sent {copies:.2} copies of the stream");
     assert!(copies <= SEED, "the seed sent {copies} copies");
+    println!("most in a second: {peaks:?}");
+    let rate = film.rate as f64;
+    // Retransmissions are not foreseen, and a second here is not one there.
+    let over = |peak: f64, share: f64| peak > rate * share * 1.15;
+    assert!(!over(peaks.seed, SEED), "the seed: {}", peaks.seed / rate);
+    for (n, (peak, share)) in peaks.viewers.iter().zip(uploads).enumerate() {
+        assert!(!over(*peak, *share), "viewer {n}: {}", peak / rate);
+    }
     let taken = [to_kill, to_stop].concat();
     Broadcast { bytes, taken }
 }

@@ -166,6 +166,11 @@ impl Drop for Launched {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let said = self.said();
+        let fatal = said.contains("WARNING **") || said.contains("CRITICAL **");
+        if !std::thread::panicking() {
+            assert!(!fatal, "it was ended by a warning: {said}");
+        }
     }
 }
 
