@@ -54,6 +54,10 @@ struct Started {
     told: Option<String>,
 }
 
+/// How long an application may take to ask for the latency that it was told of: what follows is due
+/// much later.
+const MOMENT: Duration = Duration::from_millis(50);
+
 /// Lock order: `settings`, then `state`, then `unpacker`; none is held over a call into
 /// GStreamer that can call back.
 #[derive(Debug)]
@@ -715,6 +719,10 @@ impl PushSrcImpl for IcdSrc {
                 Out::Latency => {
                     let _ = obj.post_message(gst::message::Latency::builder().src(&*obj).build());
                 }
+                Out::Moment => self.unless_flushing(async {
+                    tokio::time::sleep(MOMENT).await;
+                    Ok(())
+                })?,
                 Out::Stuck(caps, why) => {
                     let name = caps
                         .structure(0)

@@ -27,6 +27,9 @@ pub(crate) enum Out {
     Buffer(gst::Buffer),
     /// The reported latency changed.
     Latency,
+    /// The application is given a moment to ask for it: with what comes next a new chain takes the
+    /// place of the old one, and as long as its pads are being linked nobody there hears of it.
+    Moment,
     /// The container can't follow a new timeline; what made it new.
     Stuck(gst::Caps, &'static str),
     Eos,
@@ -47,7 +50,9 @@ pub(crate) enum Downstream {
 /// Time stamps of containers are coarser than ours, and their first may lie before the others: a
 /// new segment begins so much earlier.
 const EARLIER: i64 = 1_000_000_000;
-const TOLD_AGAIN: i64 = 1_000_000_000;
+/// So long after a timeline began, in the stream, the latency is told again, to those that did not
+/// ask in time.
+const TOLD_AGAIN: [i64; 3] = [250_000_000, 1_000_000_000, 3_000_000_000];
 
 #[derive(Debug, Default)]
 pub(crate) struct Unpacker {
@@ -80,8 +85,8 @@ pub(crate) struct Unpacker {
     anew: bool,
     /// What the demuxer had played of earlier epochs when this one began.
     ahead: i64,
-    /// The latency is told again then: a new chain's sink may not have listened the first time.
-    told_again: Option<i64>,
+    /// When the timeline began, and how often the latency was told again since.
+    told_again: Option<(i64, usize)>,
     discont: bool,
     out: VecDeque<Out>,
 }
@@ -345,9 +350,6 @@ impl Unpacker {
         if let (Some(due), Some(time)) = (self.due, time) {
             self.last = Some(time);
             self.shown = Some(due.due(time).max(self.shown.unwrap_or(i64::MIN)));
-            if self.told_again.take_if(|at| *at <= time).is_some() {
-                self.out.push_back(Out::Latency);
-            }
         }
         let stamp = |time: Option<i64>| self.due.as_ref()?.stamp(time?);
         let mut buffer = gst::Buffer::from_slice(data);
@@ -363,6 +365,22 @@ impl Unpacker {
             }
         }
         self.out.push_back(Out::Buffer(buffer));
+        self.tell_again(time);
+    }
+
+    /// After a buffer of that time the latency may be told again.
+    fn tell_again(&mut self, time: Option<i64>) {
+        let (Some(time), Some((began, count))) = (time, self.told_again) else {
+            return;
+        };
+        let passed = TOLD_AGAIN
+            .iter()
+            .take_while(|at| began.saturating_add(**at) <= time);
+        let passed = passed.count();
+        if passed > count {
+            self.out.push_back(Out::Latency);
+            self.told_again = (passed < TOLD_AGAIN.len()).then_some((began, passed));
+        }
     }
 
     /// The first buffer of an epoch: the headers in the caps come before it. True if there are
@@ -457,7 +475,10 @@ impl Unpacker {
         due.reported = due.due(zero).max(0);
         self.due = Some(due);
         self.out.push_back(Out::Latency);
-        self.told_again = Some(next.saturating_add(TOLD_AGAIN));
+        if self.chains() && self.ahead > 0 {
+            self.out.push_back(Out::Moment);
+        }
+        self.told_again = Some((next, 0));
         flushed
     }
 }
