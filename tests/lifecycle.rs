@@ -338,3 +338,39 @@ fn an_end_that_comes_in_paused_waits_for_playing() {
     null_is_quick(&viewer);
     null_is_quick(&seed);
 }
+
+/// An end or an error that comes while the pipeline is still on its way to PLAYING, in the middle
+/// of which the application stops it.
+#[test]
+fn an_end_that_comes_at_once_holds_up_nobody() {
+    init();
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let ends_at_once = [
+            "fakesrc num-buffers=0 ! icdsink",
+            "fakesrc num-buffers=0 ! icdsink sync=false",
+            "fakesrc num-buffers=0 ! icdsink async=true",
+            "fakesrc num-buffers=0 format=time ! icdsink",
+            "fakesrc num-buffers=3 ! icdsink",
+            "videotestsrc num-buffers=1 ! icdsink",
+        ];
+        for description in ends_at_once {
+            for cycle in 0..40 {
+                let pipeline = launch(&format!("{description} address=127.0.0.1 port=0"));
+                // Three of four are told to stop before it is over.
+                let _ = pipeline.set_state(gst::State::Paused);
+                let _ = pipeline.set_state(gst::State::Playing);
+                if cycle % 4 == 0 {
+                    let kinds = [gst::MessageType::Eos, gst::MessageType::Error];
+                    let bus = pipeline.bus().expect("a bus");
+                    let over = bus.timed_pop_filtered(gst::ClockTime::from_seconds(20), &kinds);
+                    assert!(over.is_some(), "no end of {description}");
+                }
+                null_is_quick(&pipeline);
+            }
+        }
+        let _ = done.send(());
+    });
+    let ended = is_done.recv_timeout(Duration::from_secs(120));
+    assert!(ended.is_ok(), "{ended:?}: it hangs, or see above");
+}

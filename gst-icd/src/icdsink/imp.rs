@@ -12,6 +12,7 @@ use gst_base::subclass::prelude::*;
 use icd_grid::{Epoch, Event, Input, MediaState, NodeId, SeedSettings};
 use icd_net::{Key, SeedConfig, SeedHandle, start_seed};
 
+use super::preroll::preroll;
 use super::properties::{properties, signals};
 use super::settings::Settings;
 use crate::application::{Faults, listen, lock, post};
@@ -724,12 +725,11 @@ impl BaseSinkImpl for IcdSink {
                 }
             }
             gst::EventView::Eos(_) => {
-                // In PAUSED the end waits, as buffers do. With async=true that is on BaseSink,
-                // which has the change of state to finish first.
-                let obj = self.obj();
-                if obj.is_async() || obj.wait(gst::ClockTime::NONE).0.is_ok() {
-                    self.drain();
+                // In PAUSED the end waits, as buffers do.
+                if preroll(&*self.obj(), &event).is_err() {
+                    return false;
                 }
+                self.drain();
             }
             _ => {}
         }
