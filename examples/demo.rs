@@ -24,7 +24,15 @@ const HELP: &str =
   --seconds N     end after N seconds (default: at Ctrl-C; headless: 60)
   --viewers N     viewers at a time (default 8)
   --kill-every N  seconds between kills (default 5)
-  FILE|URI        a film; without one, a generated one with sound and a running clock";
+  FILE|URI        a film; without one, a generated one with sound and a running clock
+
+Once a second a line per viewer, as in
+  viewer  4  lag   60/ 180 ms  lost   0  seed 412 kB  peers 903 kB  sent 777 kB  from 2:6 seed:2
+says how long half of the pieces took from the broadcaster, and all but one in a hundred; how many
+pieces it missed; what it received from the seed and from other viewers, and sent to viewers; and
+who feeds it by how many stripes of the stream (viewer 2 by six, the seed by two). The last line
+sums up: frames_lost is what viewers did not get of what was sent while they watched, offload the
+share of their bytes that came from viewers.";
 
 /// What a viewer may send, in bits per second.
 const UPLOAD: u64 = 12_000_000;

@@ -120,6 +120,25 @@ fn a_viewer_tells_how_far_it_is() {
     assert_eq!(status(&source), "stopped");
 }
 
+/// Plain `gst-launch-1.0` prints the debug text of an INFO message, and not the text.
+#[test]
+fn a_viewer_that_waited_for_the_broadcaster_says_when_the_stream_comes() {
+    init();
+    let port = gst_icd_suite::free_port();
+    let viewer = launch(&format!("icdsrc uri=icd://127.0.0.1:{port} ! fakesink"));
+    viewer.set_state(gst::State::Playing).expect("PLAYING");
+    let progress = messages(&viewer, gst::MessageType::Progress, "Complete");
+    assert!(progress[1].contains("Trying to reach"), "{progress:?}");
+    assert!(gst_icd_suite::complaint(&viewer).contains("nobody broadcasts"));
+    let seed = launch(&format!("{SOURCE} ! icdsink address=127.0.0.1 port={port}"));
+    seed.set_state(gst::State::Playing).expect("PLAYING");
+    let info = messages(&viewer, gst::MessageType::Info, "the stream comes");
+    let told = "missed because nobody broadcasts at 127.0.0.1";
+    assert!(info.iter().any(|i| i.contains(told)), "{info:?}");
+    viewer.set_state(gst::State::Null).expect("NULL");
+    seed.set_state(gst::State::Null).expect("NULL");
+}
+
 #[test]
 fn a_uri_tells_of_all_that_it_sets() {
     init();

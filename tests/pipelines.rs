@@ -120,6 +120,23 @@ fn scripts_without_what_they_need_say_what_that_is() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(said.contains("usage: "), "{name}: {said}");
     }
+    let scratch = Scratch::new("pipelines-wrong");
+    let text = scratch.path("film.txt");
+    std::fs::write(&text, "no film").expect("a file");
+    for (name, argument, expected) in [
+        (
+            "file-to-grid",
+            text.to_str().expect("a path"),
+            "neither picture nor sound",
+        ),
+        ("srt-to-grid", "obs", "usage: "),
+    ] {
+        let path = format!("{}/pipelines/{name}", env!("CARGO_MANIFEST_DIR"));
+        let output = Command::new(path).arg(argument).output().expect("it runs");
+        assert!(!output.status.success());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(expected), "{name}: {said}");
+    }
 }
 
 /// The README's seed, as its shell line; Ctrl-C ends it for the viewers.

@@ -163,6 +163,14 @@ fn who_comes_and_goes_is_told_with_the_number_that_is_there_then() {
     let (second, none) = viewer(&uri);
     assert!(complaint(&second).contains("the grid is full; trying again"));
     assert!(none.is_empty());
+    let third = launch(&format!("icdsrc timeout=1000 uri={uri} ! fakesink"));
+    play(&third);
+    until("the reason is in the error", || {
+        complaint(&third).contains("no stream for 1000 ms: the grid is full; timeout=0")
+    });
+    stop(&third);
+    let stats = sink.property::<gst::Structure>("stats");
+    assert!(stats.get::<u64>("viewers-refused").expect("a count") >= 2);
     stop(&first);
     until("the second gets the place", || none.len() > 10);
     until("it was told", || removed.load(Ordering::SeqCst) == 1);
@@ -224,7 +232,7 @@ fn a_stream_that_nothing_paces_is_warned_about() {
 }
 
 #[test]
-fn a_seed_that_carries_less_than_the_stream_is_warned_about() {
+fn a_seed_that_carries_less_than_the_stream_is_warned_about_at_both_ends() {
     init();
     // 32 x 32 at 30 frames a second: 250 kbit/s.
     let (pipeline, _) = broadcast("max-upload-bitrate=100000");
@@ -234,5 +242,12 @@ fn a_seed_that_carries_less_than_the_stream_is_warned_about() {
         said.contains("max-upload-bitrate=100000 carries less than one copy"),
         "{said}"
     );
+    let (viewer, _) = viewer(&format!("{}?latency=300", viewers_uri(&pipeline)));
+    let said = complaint(&viewer);
+    assert!(
+        said.contains("% of the stream did not come in time"),
+        "{said}"
+    );
+    stop(&viewer);
     stop(&pipeline);
 }

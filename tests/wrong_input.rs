@@ -44,6 +44,14 @@ fn wrong_addresses_and_keys_of_a_viewer() {
     ] {
         says(&format!("icdsrc uri={uri} ! fakesink"), expected);
     }
+    let damaged = launch(&format!("icdsrc uri=icd://{key}@127.0.0.1:9 ! fakesink"));
+    let _ = damaged.set_state(gst::State::Playing);
+    let said = complaint(&damaged);
+    assert!(
+        !said.contains("bind-"),
+        "no other property is blamed: {said}"
+    );
+    damaged.set_state(gst::State::Null).expect("NULL");
     says("icdsrc ! fakesink", "set uri=icd://KEY@host:port");
     let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let port = taken.local_addr().expect("an address").port();
@@ -53,6 +61,7 @@ fn wrong_addresses_and_keys_of_a_viewer() {
             "in use; choose another",
         ),
         ("bind-address=somewhere".into(), "use :: for all"),
+        ("bind-address=::1".into(), "check bind-address"),
         (
             "bind-address=192.0.2.77".into(),
             "not an address of this machine; name one that is",
@@ -73,6 +82,10 @@ fn nonsense_uris_are_an_error_at_the_start() {
         ("icd://", "names no host"),
         ("icd://a:b", "\"b\" is no port"),
         ("icd://x@a", "52 letters"),
+        (
+            "icd://aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab@a",
+            "the last an a or a q",
+        ),
         ("icd://a/live", "\"a/live\" is no host"),
         ("icd://0.0.0.0", "no single host"),
         ("icd://[ff02::1]", "no single host"),
@@ -81,7 +94,10 @@ fn nonsense_uris_are_an_error_at_the_start() {
             "a key and no host",
         ),
         ("icd://a?latency=soon", "a whole number from"),
-        ("icd://a?what=1", "no URI parameter \"what\""),
+        (
+            "icd://a?what=1",
+            "no URI parameter \"what\", but these: latency, ",
+        ),
         ("http://a", "icd://"),
     ] {
         says(&format!("icdsrc uri={uri} ! fakesink"), expected);
@@ -183,10 +199,24 @@ fn wrong_settings_of_a_seed() {
         &sink("port=0 key-file=/proc/self/mem"),
         "check its owner and mode",
     );
+    let link = folder.path("link.pem");
+    std::os::unix::fs::symlink("/no/such/key.pem", &link).expect("a link");
+    says(
+        &sink(&format!("port=0 key-file={}", link.display())),
+        "remove the link",
+    );
     let key = "a".repeat(52);
+    let own = folder.path("own.pem");
+    says(
+        &sink(&format!(
+            "uri=icd://{key}@127.0.0.1:0 key-file={}",
+            own.display()
+        )),
+        "another key than the one in key-file",
+    );
     says(
         &sink(&format!("uri=icd://{key}@127.0.0.1:0")),
-        "another key",
+        "without key-file every start makes another key",
     );
     says(
         "filesrc location=/dev/zero ! icdsink address=127.0.0.1 port=0",

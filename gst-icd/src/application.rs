@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use gst::glib;
 use gst::prelude::*;
 use icd_grid::Event;
+use icd_net::StartError;
 
 /// A lock that a panic elsewhere does not poison.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -41,6 +42,14 @@ impl Faults {
             gst::ResourceError::Read,
             ("viewer {id} was dropped: {what}. The stream goes on without it; nothing needs to be done, unless it is one of yours: then update it")
         );
+    }
+}
+
+/// Why nothing starts; `properties` are those that a socket is bound by.
+pub(crate) fn not_started(error: &StartError, properties: &str) -> String {
+    match error {
+        StartError::Bind(error) => format!("{properties}: {error}"),
+        error => error.to_string(),
     }
 }
 

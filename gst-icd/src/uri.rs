@@ -113,6 +113,12 @@ pub(crate) fn number(name: &str, value: &str, range: RangeInclusive<u64>) -> Res
     })
 }
 
+/// What is said of a parameter that is none of `known`.
+pub(crate) fn unknown(element: &str, name: &str, known: &[&str]) -> String {
+    let known = known.join(", ");
+    format!("{element} has no URI parameter {name:?}, but these: {known}")
+}
+
 fn split_host(text: &str) -> Result<(String, Option<u16>), BadUri> {
     let port = |text: &str| match text {
         "" => Ok(None),

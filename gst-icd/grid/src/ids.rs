@@ -50,7 +50,7 @@ pub struct StreamKey(pub [u8; 32]);
 /// A text is not the 52 base32 letters of a stream key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a stream key has 52 letters out of a-z and 2-7; copy it whole from the URI that the broadcaster's icdsink shows"
+    "a stream key has 52 letters out of a-z and 2-7, the last an a or a q; copy it whole from the URI that the broadcaster's icdsink shows"
 )]
 pub struct BadStreamKey;
 

@@ -1,6 +1,6 @@
 //! Reaching the seed or another viewer.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,9 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// A round of attempts; then the node decides anew.
 const PATIENCE: Duration = Duration::from_secs(3);
 const MAX_ADDRESSES: usize = 8;
+
+/// Part of the words for an address that can't be reached from here.
+const BOUND: &str = "the socket is bound to";
 
 /// Why nobody was reached.
 #[derive(Debug, Clone)]
@@ -37,10 +40,17 @@ pub(crate) async fn dial(
     let last = &mut why;
     let attempts = async move {
         let (mut addrs, found) = resolve(&hosts).await;
-        let local_v6 = endpoint.local_addr().is_ok_and(|a| a.is_ipv6());
-        addrs.retain(|a| local_v6 || a.is_ipv4());
         if addrs.is_empty() {
             return Err(Unreached(found));
+        }
+        if let Ok(local) = endpoint.local_addr() {
+            addrs.retain(|a| reaches(local.ip(), a.ip()));
+            if addrs.is_empty() {
+                return Err(Unreached(format!(
+                    "{BOUND} {} and reaches no address of the other kind, IPv4 or IPv6",
+                    local.ip()
+                )));
+            }
         }
         let mut running = JoinSet::new();
         let mut next = addrs.iter().cycle();
@@ -86,6 +96,15 @@ pub(crate) async fn dial(
     match tokio::time::timeout(PATIENCE, attempts).await {
         Ok(done) => done,
         Err(_) => Err(Unreached(why)),
+    }
+}
+
+/// Whether packets from one address find their way to the other, as far as their kinds go.
+fn reaches(from: IpAddr, to: IpAddr) -> bool {
+    match from {
+        IpAddr::V4(_) => to.is_ipv4(),
+        // All addresses, dual stack.
+        IpAddr::V6(from) => from.is_unspecified() || to.is_ipv6(),
     }
 }
 

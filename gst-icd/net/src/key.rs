@@ -33,6 +33,9 @@ pub enum KeyError {
     /// Others could read it.
     #[error("key-file {path} is readable by others (mode {:o}); run: chmod 600 {path}", .1, path = .0.display())]
     Open(PathBuf, u32),
+    /// It is a link to nowhere.
+    #[error("key-file {} is a link to a file that is not there; name that file, or remove the link", .0.display())]
+    Link(PathBuf),
     /// It is not there and can't be made.
     #[error("cannot make key-file {}: {}; check that the folder exists and is writable", .0.display(), .1)]
     Write(PathBuf, std::io::Error),
@@ -61,7 +64,13 @@ impl Key {
                 return Err(KeyError::Content(path.into()));
             }
             Ok(meta) => meta,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Self::make(path),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                // Nothing is made through a link.
+                return match path.is_symlink() {
+                    true => Err(KeyError::Link(path.into())),
+                    false => Self::make(path),
+                };
+            }
             Err(e) => return Err(KeyError::Read(path.into(), e)),
         };
         let text = match std::fs::read_to_string(path) {
@@ -160,5 +169,9 @@ mod tests {
         assert!(said(&folder.join("none/key.pem")).contains("folder"));
         assert!(said(&folder).contains("name a file in it"));
         assert!(said(Path::new("/dev/zero")).contains("Ed25519"));
+        let link = folder.join("link.pem");
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(folder.join("nowhere.pem"), &link).unwrap();
+        assert!(said(&link).contains("remove the link"));
     }
 }

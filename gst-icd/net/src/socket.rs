@@ -17,6 +17,9 @@ pub enum BindError {
     /// The address is not one of this machine's.
     #[error("{0} is not an address of this machine; name one that is, or :: for all")]
     NotOurs(SocketAddr),
+    /// The system keeps low ports to itself.
+    #[error("UDP port {0} takes privileges; choose one from 1024 on")]
+    Forbidden(SocketAddr),
     /// Anything else.
     #[error("cannot open a UDP socket at {0}: {1}")]
     Other(SocketAddr, std::io::Error),
@@ -40,6 +43,9 @@ pub(crate) fn bind(addr: Option<std::net::IpAddr>, port: u16) -> Result<UdpSocke
     let explain = |addr: SocketAddr, error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AddrInUse => BindError::InUse(addr),
         std::io::ErrorKind::AddrNotAvailable => BindError::NotOurs(addr),
+        std::io::ErrorKind::PermissionDenied if (1..1024).contains(&addr.port()) => {
+            BindError::Forbidden(addr)
+        }
         _ => BindError::Other(addr, error),
     };
     if let Some(ip) = addr {

@@ -14,8 +14,8 @@ use icd_net::{Key, SeedConfig, SeedHandle, start_seed};
 
 use super::preroll::preroll;
 use super::properties::{properties, signals};
-use super::settings::Settings;
-use crate::application::{Faults, listen, lock, post};
+use super::settings::{PARAMETERS, Settings};
+use crate::application::{Faults, listen, lock, not_started, post};
 use crate::media::caps;
 use crate::media::item::MAX_ITEM_BYTES;
 use crate::media::pack::{Packed, Packer, running};
@@ -38,19 +38,6 @@ const AHEAD: i64 = 1_000_000_000;
 const NARROW: Duration = Duration::from_secs(3);
 /// A longer name is cut; it travels with every change of caps.
 const MAX_NAME: usize = 1000;
-
-/// Properties that a URI sets.
-const URI_SETS: [&str; 9] = [
-    "address",
-    "port",
-    "buffer-time",
-    "max-upload-bitrate",
-    "max-viewers",
-    "max-buffer-bytes",
-    "key-file",
-    "stream-name",
-    "announce-address",
-];
 
 #[derive(Debug)]
 struct Started {
@@ -113,7 +100,7 @@ impl IcdSink {
     /// A URI sets other properties, too.
     fn notify_settings(&self) {
         let obj = self.obj();
-        for name in URI_SETS {
+        for name in ["uri", "address", "port"].into_iter().chain(PARAMETERS) {
             obj.notify(name);
         }
     }
@@ -328,9 +315,13 @@ impl IcdSink {
             .expected_key
             .is_some_and(|expected| expected != key.stream_key())
         {
-            return Err(wrong(
-                "the URI names another key than the one in key-file; leave the key out of icdsink's URI, or name the file that holds it".into(),
-            ));
+            let found = match settings.key_file {
+                Some(_) => "the URI names another key than the one in key-file",
+                None => "the URI names a key, and without key-file every start makes another key",
+            };
+            return Err(wrong(format!(
+                "{found}; leave the key out of icdsink's URI, or name the file that holds it"
+            )));
         }
         if let Some(host) = &settings.announce_address {
             host_alone("announce-address", host).map_err(wrong)?;
@@ -353,7 +344,8 @@ impl IcdSink {
         let weak = self.obj().downgrade();
         let asks = move || weak.upgrade().is_some_and(|obj| obj.imp().asks());
         let (seed, events) = start_seed(config, asks)
-            .map_err(|e| gst::error_msg!(gst::ResourceError::OpenWrite, ("address, port: {e}")))?;
+            .map_err(|e| not_started(&e, "address, port"))
+            .map_err(|why| gst::error_msg!(gst::ResourceError::OpenWrite, ("{why}")))?;
         let seed = Arc::new(seed);
         let weak = self.obj().downgrade();
         // The handle would keep the seed running after a stop.

@@ -7,12 +7,23 @@ use std::time::Duration;
 
 use icd_grid::{Bitrate, StreamKey};
 
-use crate::uri::{IcdUri, bind, number};
+use crate::uri::{IcdUri, bind, number, unknown};
 
 /// Range of `buffer-time`.
 pub(crate) const BUFFER_TIME_MS: RangeInclusive<u64> = 500..=600_000;
 /// Range of `max-buffer-bytes`.
 pub(crate) const BUFFER_BYTES: RangeInclusive<u64> = 1024 * 1024..=u64::MAX;
+
+/// Properties that parameters of a URI set; its address sets `address` and `port`.
+pub(crate) const PARAMETERS: [&str; 7] = [
+    "buffer-time",
+    "max-upload-bitrate",
+    "max-viewers",
+    "max-buffer-bytes",
+    "key-file",
+    "stream-name",
+    "announce-address",
+];
 
 /// All addresses, IPv4 and IPv6.
 const ALL: &str = "::";
@@ -91,7 +102,7 @@ impl Settings {
                 "key-file" => new.key_file = Some(value.into()),
                 "stream-name" => new.stream_name.clone_from(value),
                 "announce-address" => new.announce_address = Some(value.clone()),
-                _ => return Err(format!("icdsink has no URI parameter {name:?}")),
+                _ => return Err(unknown("icdsink", name, &PARAMETERS)),
             }
         }
         new.wrong = None;

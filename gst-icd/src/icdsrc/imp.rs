@@ -9,20 +9,19 @@ use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::base_src::CreateSuccess;
 use gst_base::subclass::prelude::*;
-use icd_grid::message::Refusal;
-use icd_grid::node::STARVING;
-use icd_grid::{Event, Input, Media, Status};
+use icd_grid::{Input, Media};
 use icd_net::{Snapshot, ViewerHandle, runtime, start_viewer};
 
 use super::IcdSrcStatus;
 use super::downstream::downstream;
+use super::losses::Losses;
 use super::properties::properties;
-use super::settings::Settings;
-use crate::application::{Faults, listen, lock, post};
+use super::settings::{PARAMETERS, Settings};
+use crate::application::{Faults, listen, lock, not_started};
 use crate::media::timeline::Moment;
 use crate::media::unpack::{Out, Unpacker};
 
-static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
         "icdsrc",
         gst::DebugColorFlags::empty(),
@@ -30,28 +29,19 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     )
 });
 
-/// Properties that a URI sets.
-const URI_SETS: [&str; 8] = [
-    "uri",
-    "latency",
-    "relay",
-    "max-upload-bitrate",
-    "max-peers",
-    "bind-address",
-    "bind-port",
-    "timeout",
-];
-
 #[derive(Debug)]
-struct Started {
-    viewer: ViewerHandle,
+pub(super) struct Started {
+    pub(super) viewer: ViewerHandle,
     /// Gone with this run of the element, whose events must not speak in the next.
     _run: Arc<()>,
-    status: IcdSrcStatus,
+    pub(super) status: IcdSrcStatus,
     /// When the stream last came, for `timeout`; none once that was reported.
-    alive: Option<Instant>,
-    progress_done: bool,
-    told: Option<String>,
+    pub(super) alive: Option<Instant>,
+    pub(super) progress_done: bool,
+    pub(super) began: Instant,
+    /// What was last warned of, until the stream comes again.
+    pub(super) told: Option<String>,
+    pub(super) losses: Losses,
 }
 
 /// How long an application may take to ask for the latency that it was told of: what follows is due
@@ -62,12 +52,12 @@ const MOMENT: Duration = Duration::from_millis(50);
 /// GStreamer that can call back.
 #[derive(Debug)]
 pub struct IcdSrc {
-    settings: Mutex<Settings>,
-    state: Mutex<Option<Started>>,
+    pub(super) settings: Mutex<Settings>,
+    pub(super) state: Mutex<Option<Started>>,
     /// Of the streaming thread, but for the LATENCY query.
     unpacker: Mutex<Unpacker>,
     flushing: tokio::sync::watch::Sender<bool>,
-    faults: Mutex<Faults>,
+    pub(super) faults: Mutex<Faults>,
 }
 
 impl Default for IcdSrc {
@@ -194,212 +184,11 @@ impl IcdSrc {
         }
     }
 
-    fn element_message(&self, structure: gst::Structure) {
-        post(&*self.obj(), structure);
-    }
-
     /// A URI sets other properties, too.
     fn notify_settings(&self) {
         let obj = self.obj();
-        for name in URI_SETS {
+        for name in std::iter::once("uri").chain(PARAMETERS) {
             obj.notify(name);
-        }
-    }
-
-    fn progress(&self, kind: gst::ProgressType, text: &str) {
-        let obj = self.obj();
-        let message = gst::message::Progress::builder(kind, "connect", text)
-            .src(&*obj)
-            .build();
-        let _ = obj.post_message(message);
-    }
-
-    /// The last progress message, once: gst-launch waits for it before PLAYING.
-    fn progress_done(&self, text: &str) {
-        let done = match lock(&self.state).as_mut() {
-            Some(started) => std::mem::replace(&mut started.progress_done, true),
-            None => true,
-        };
-        if !done {
-            self.progress(gst::ProgressType::Complete, text);
-        }
-    }
-
-    /// Survivable: the same words are not said twice in a row.
-    fn warn_once(&self, text: String) {
-        let again = match lock(&self.state).as_mut() {
-            Some(started) => started.told.replace(text.clone()) == Some(text.clone()),
-            None => true,
-        };
-        if !again {
-            gst::element_imp_warning!(self, gst::ResourceError::OpenRead, ("{text}"));
-        }
-    }
-
-    fn status(&self, status: Status) {
-        let mut back = false;
-        if let Some(started) = lock(&self.state).as_mut() {
-            started.status = status.into();
-            if status == Status::Starving {
-                // For so long nothing has come.
-                let now = Instant::now();
-                started.alive = Some(now.checked_sub(STARVING).unwrap_or(now));
-            }
-            if status == Status::Running {
-                started.alive = Some(Instant::now());
-                back = started.told.take().is_some();
-            }
-        }
-        if back {
-            gst::element_imp_info!(
-                self,
-                gst::ResourceError::OpenRead,
-                ("The broadcaster is there, the stream comes")
-            );
-        }
-        match status {
-            Status::Waiting | Status::Running => self.progress_done("Connected"),
-            _ => {}
-        }
-        gst::info!(CAT, imp = self, "{status:?}");
-        self.obj().notify("status");
-    }
-
-    fn happened(&self, event: Event) {
-        match event {
-            Event::Status(status) => self.status(status),
-            Event::Refused(refusal) => self.refused(&refusal),
-            Event::Trusted(key) => {
-                gst::element_imp_warning!(
-                    self,
-                    gst::ResourceError::OpenRead,
-                    ("the URI names no key, so whoever answers is believed; icd://{key}@… makes sure")
-                );
-            }
-            Event::Unreached(why) => {
-                // gst-launch holds the pipeline in PAUSED until the progress is over, and a live
-                // source that is not fed yet has nothing to hold it for.
-                self.progress_done("Trying to reach the broadcaster");
-                self.warn_once(self.explain(&why));
-            }
-            Event::PeerAdded { id, addr } => {
-                gst::info!(CAT, imp = self, "peer {id} added, {addr}");
-                let structure = gst::Structure::builder("icd-peer-added")
-                    .field("id", id.whole())
-                    .field("address", addr.to_string());
-                self.element_message(structure.build());
-            }
-            Event::PeerRemoved { id, why } => {
-                gst::info!(CAT, imp = self, "peer {id} removed: {why}");
-                let structure = gst::Structure::builder("icd-peer-removed")
-                    .field("id", id.whole())
-                    .field("reason", why);
-                self.element_message(structure.build());
-            }
-            Event::Failover {
-                stripe,
-                from,
-                to,
-                gap,
-            } => {
-                gst::info!(CAT, imp = self, "stripe {} comes from {to} now", stripe.0);
-                let structure = gst::Structure::builder("icd-failover")
-                    .field("stripe", u32::from(stripe.0))
-                    .field("from", from.map(|id| id.whole()).unwrap_or_default())
-                    .field("to", to.whole())
-                    .field("gap-ms", gap.as_millis() as u64);
-                self.element_message(structure.build());
-            }
-            Event::Fault { id, what } => {
-                gst::warning!(CAT, imp = self, "peer {id} dropped: {what}");
-                Faults::tell(&self.faults, &*self.obj(), &id.whole(), &what);
-            }
-            Event::Epoch(epoch) => gst::info!(CAT, imp = self, "epoch {}", epoch.0),
-            Event::AskAdmission { .. } | Event::Drained => {}
-        }
-    }
-
-    fn explain(&self, why: &str) -> String {
-        let hosts = lock(&self.settings).uri.as_ref().map(|(_, uri)| {
-            let hosts = uri
-                .hosts
-                .iter()
-                .map(|(host, port)| format!("{host}:{port}"));
-            hosts.collect::<Vec<_>>().join(", ")
-        });
-        let host = hosts.unwrap_or_default();
-        if why.contains("differs from the one that was expected") {
-            format!(
-                "{host} broadcasts under another key than the URI names: it is refused. Ask the broadcaster for the present URI (and to use key-file, which keeps it)"
-            )
-        } else if why.contains("cannot find the host") {
-            format!("{why}; check the URI. Trying again")
-        } else {
-            format!(
-                "nobody broadcasts at {host} ({why}); check host, port and firewall (UDP). Trying again"
-            )
-        }
-    }
-
-    fn refused(&self, refusal: &Refusal) {
-        let text = match refusal {
-            Refusal::Full { retry_s } => {
-                self.progress_done("The grid is full");
-                self.warn_once(format!("the grid is full; trying again in {retry_s} s"));
-                return;
-            }
-            Refusal::Denied => "the broadcaster does not admit this viewer; ask there to be let in",
-            Refusal::WrongStream => {
-                "another stream, with another key, is broadcast there now; ask for the present URI"
-            }
-            Refusal::Latency { most_ms } => &format!(
-                "latency={} is more than the broadcaster keeps of the stream; set at most latency={most_ms} (or a larger buffer-time on icdsink)",
-                lock(&self.settings).latency.as_millis()
-            ),
-            Refusal::Version => {
-                "the broadcaster speaks another version of the protocol; update gst-icd"
-            }
-            Refusal::Ticket => "the admission is not valid; start the viewer again",
-        };
-        let structure = gst::Structure::builder("icd-refused").field("reason", text);
-        self.element_message(structure.build());
-        if lock(&self.state).as_ref().is_some_and(|s| !s.progress_done) {
-            self.progress(gst::ProgressType::Error, text);
-        }
-        gst::element_imp_error!(self, gst::ResourceError::NotAuthorized, ("{text}"));
-    }
-
-    /// An error when no stream has come for `timeout`.
-    fn check_timeout(&self) {
-        let timeout = lock(&self.settings).timeout;
-        if timeout.is_zero() {
-            return;
-        }
-        let mut reason = None;
-        let over = match lock(&self.state).as_mut() {
-            Some(started) => {
-                reason = started.told.clone();
-                let flows = matches!(started.status, IcdSrcStatus::Running | IcdSrcStatus::Ended);
-                if flows {
-                    started.alive = Some(Instant::now());
-                }
-                // Said once: the error ends the pipeline, unless the application thinks otherwise.
-                let over = |alive: &mut Instant| alive.elapsed() >= timeout;
-                started.alive.take_if(over).is_some()
-            }
-            None => false,
-        };
-        if over {
-            let reason = reason.unwrap_or_else(|| "check that the broadcaster runs".into());
-            gst::element_imp_error!(
-                self,
-                gst::ResourceError::Read,
-                (
-                    "no stream for {} ms: {}; timeout=0 keeps trying",
-                    timeout.as_millis(),
-                    reason.trim_end_matches(". Trying again")
-                )
-            );
         }
     }
 }
@@ -565,12 +354,11 @@ impl BaseSrcImpl for IcdSrc {
             .config()
             .map_err(|why| gst::error_msg!(gst::ResourceError::Settings, ("{why}")))?;
         let (viewer, events) = start_viewer(config).map_err(|e| {
-            gst::error_msg!(
-                gst::ResourceError::OpenRead,
-                ("bind-address, bind-port: {e}")
-            )
+            let why = not_started(&e, "bind-address, bind-port");
+            gst::error_msg!(gst::ResourceError::OpenRead, ("{why}"))
         })?;
         let run = Arc::new(());
+        let now = Instant::now();
         let weak = self.obj().downgrade();
         let weak_run = Arc::downgrade(&run);
         *lock(&self.unpacker) = Unpacker::new(settings.latency);
@@ -578,9 +366,11 @@ impl BaseSrcImpl for IcdSrc {
             viewer,
             _run: run,
             status: IcdSrcStatus::Connecting,
-            alive: Some(Instant::now()),
+            alive: Some(now),
             progress_done: false,
+            began: now,
             told: None,
+            losses: Losses::new(now),
         });
         self.obj().notify("status");
         self.progress(gst::ProgressType::Start, "Connecting to the grid");
@@ -591,7 +381,7 @@ impl BaseSrcImpl for IcdSrc {
             if let Some(event) = event {
                 obj.imp().happened(event);
             }
-            obj.imp().check_timeout();
+            obj.imp().look_around();
             glib::ControlFlow::Continue
         })
         .map_err(|e| {

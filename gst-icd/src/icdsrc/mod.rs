@@ -5,8 +5,10 @@ use gst::prelude::*;
 
 mod downstream;
 mod imp;
+mod losses;
 mod properties;
 mod settings;
+mod tell;
 
 /// How a viewer is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]

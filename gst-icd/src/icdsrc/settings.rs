@@ -7,12 +7,23 @@ use std::time::Duration;
 use icd_grid::{Bitrate, ViewerSettings};
 use icd_net::ViewerConfig;
 
-use crate::uri::{BadUri, IcdUri, bind, number};
+use crate::uri::{BadUri, IcdUri, bind, number, unknown};
 
 /// Range of `latency`.
 pub(crate) const LATENCY_MS: RangeInclusive<u64> = 0..=600_000;
 /// Range of `max-peers`.
 pub(crate) const PEERS: RangeInclusive<u64> = 1..=1000;
+
+/// Properties that parameters of a URI set.
+pub(crate) const PARAMETERS: [&str; 7] = [
+    "latency",
+    "relay",
+    "max-upload-bitrate",
+    "max-peers",
+    "bind-address",
+    "bind-port",
+    "timeout",
+];
 
 /// What `max-upload-bitrate=0` means until uplinks are measured: little enough for most lines.
 pub(crate) const CAUTIOUS_UPLOAD: Bitrate = Bitrate(4_000_000);
@@ -93,7 +104,7 @@ impl Settings {
                     new.bind_port = number(0..=u64::from(u16::MAX))? as u16;
                 }
                 "timeout" => new.timeout = Duration::from_millis(number(0..=u64::from(u32::MAX))?),
-                _ => return Err(format!("icdsrc has no URI parameter {name:?}")),
+                _ => return Err(unknown("icdsrc", name, &PARAMETERS)),
             }
         }
         new.bind()?;

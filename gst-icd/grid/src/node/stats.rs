@@ -116,6 +116,8 @@ pub struct Stats {
     pub lag: Histogram,
     /// How wrong the map of clocks may be.
     pub clock_error: Duration,
+    /// Seed: viewers that asked for admission in vain.
+    pub refused: u64,
     /// Sum of what viewers last reported (seed).
     pub viewers_from_seed: u64,
     /// As above, from viewers.

@@ -78,6 +78,7 @@ impl Seed {
     }
 
     pub(super) fn refuse(&mut self, peer: PeerId, refusal: Refusal) {
+        self.refusals = self.refusals.saturating_add(1);
         self.relay.send(peer, &Message::Refuse(refusal));
         self.relay.close(peer, Close::Refused);
     }

@@ -64,6 +64,7 @@ pub(super) struct Seed {
     ended: bool,
     drained: bool,
     bytes_in: u64,
+    refusals: u64,
 }
 
 impl Seed {
@@ -104,6 +105,7 @@ impl Seed {
             ended: false,
             drained: false,
             bytes_in: 0,
+            refusals: 0,
         }
     }
 
@@ -476,6 +478,7 @@ impl Seed {
             expired: relay.uplink.expired,
             slots: relay.children.slots() as u64,
             slots_used: relay.children.used() as u64,
+            refused: self.refusals,
             viewers_from_seed: sum(|m| m.report.from_seed),
             viewers_from_peers: sum(|m| m.report.from_peers),
             viewers_lost: sum(|m| m.report.lost),

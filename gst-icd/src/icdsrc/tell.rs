@@ -1,0 +1,274 @@
+//! What the application is told while a viewer works, and what it is warned of.
+
+use std::time::{Duration, Instant};
+
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use icd_grid::message::Refusal;
+use icd_grid::node::STARVING;
+use icd_grid::{Event, Status};
+
+use super::IcdSrcStatus;
+use super::imp::{CAT, IcdSrc};
+use crate::application::{Faults, lock, post};
+
+/// The progress is over after so long, whether the grid was joined or not.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+impl IcdSrc {
+    fn element_message(&self, structure: gst::Structure) {
+        post(&*self.obj(), structure);
+    }
+
+    pub(super) fn progress(&self, kind: gst::ProgressType, text: &str) {
+        let obj = self.obj();
+        let message = gst::message::Progress::builder(kind, "connect", text)
+            .src(&*obj)
+            .build();
+        let _ = obj.post_message(message);
+    }
+
+    /// The last progress message, once: gst-launch waits for it before PLAYING.
+    fn progress_done(&self, text: &str) {
+        let done = match lock(&self.state).as_mut() {
+            Some(started) => std::mem::replace(&mut started.progress_done, true),
+            None => true,
+        };
+        if !done {
+            self.progress(gst::ProgressType::Complete, text);
+        }
+    }
+
+    /// What no event tells of. Called several times a second.
+    pub(super) fn look_around(&self) {
+        self.check_progress();
+        self.check_losses();
+        self.check_timeout();
+    }
+
+    /// gst-launch holds the pipeline in PAUSED until the progress is over, and a live source that
+    /// is not fed yet has nothing to hold it for.
+    fn check_progress(&self) {
+        let long = lock(&self.state)
+            .as_ref()
+            .is_some_and(|s| !s.progress_done && s.began.elapsed() >= PROGRESS);
+        if long {
+            self.progress_done("Trying to reach the broadcaster");
+        }
+    }
+
+    /// Survivable: the same reason is not said twice in a row.
+    fn warn_once(&self, reason: &str, next: &str) {
+        let again = match lock(&self.state).as_mut() {
+            Some(started) => started.told.replace(reason.into()).as_deref() == Some(reason),
+            None => true,
+        };
+        if !again {
+            gst::element_imp_warning!(self, gst::ResourceError::OpenRead, ("{reason}{next}"));
+        }
+    }
+
+    /// Whoever sees a broken picture should know where to look.
+    fn check_losses(&self) {
+        let now = Instant::now();
+        let share = match lock(&self.state).as_mut() {
+            Some(started) if started.losses.are_due(now) => {
+                let stats = started.viewer.snapshot().stats;
+                started.losses.count(now, stats.lost, stats.lag.count())
+            }
+            _ => None,
+        };
+        if let Some(share) = share {
+            gst::element_imp_warning!(
+                self,
+                gst::ResourceError::Read,
+                ("{share} % of the stream did not come in time: the uplinks of broadcaster and viewers, or this downlink, carry less than it takes. Broadcast at a lower bitrate, raise max-upload-bitrate, or raise latency here")
+            );
+        }
+    }
+
+    fn status(&self, status: Status) {
+        let mut missed = None;
+        if let Some(started) = lock(&self.state).as_mut() {
+            started.status = status.into();
+            if status == Status::Starving {
+                // For so long nothing has come.
+                let now = Instant::now();
+                started.alive = Some(now.checked_sub(STARVING).unwrap_or(now));
+            }
+            if status == Status::Running {
+                started.alive = Some(Instant::now());
+                missed = started.told.take();
+            }
+        }
+        if let Some(missed) = missed {
+            // gst-launch prints the debug text only.
+            gst::element_imp_info!(
+                self,
+                gst::ResourceError::OpenRead,
+                ("The broadcaster is there, the stream comes"),
+                ["the stream comes; it was missed because {missed}"]
+            );
+        }
+        match status {
+            Status::Waiting | Status::Running => self.progress_done("Connected"),
+            _ => {}
+        }
+        gst::info!(CAT, imp = self, "{status:?}");
+        self.obj().notify("status");
+    }
+
+    pub(super) fn happened(&self, event: Event) {
+        match event {
+            Event::Status(status) => self.status(status),
+            Event::Refused(refusal) => self.refused(&refusal),
+            Event::Trusted(key) => {
+                gst::element_imp_warning!(
+                    self,
+                    gst::ResourceError::OpenRead,
+                    ("the URI names no key, so whoever answers is believed; icd://{key}@… makes sure")
+                );
+            }
+            Event::Unreached(why) => {
+                self.progress_done("Trying to reach the broadcaster");
+                let (reason, next) = self.explain(&why);
+                self.warn_once(&reason, next);
+            }
+            Event::PeerAdded { id, addr } => {
+                gst::info!(CAT, imp = self, "peer {id} added, {addr}");
+                let structure = gst::Structure::builder("icd-peer-added")
+                    .field("id", id.whole())
+                    .field("address", addr.to_string());
+                self.element_message(structure.build());
+            }
+            Event::PeerRemoved { id, why } => {
+                gst::info!(CAT, imp = self, "peer {id} removed: {why}");
+                let structure = gst::Structure::builder("icd-peer-removed")
+                    .field("id", id.whole())
+                    .field("reason", why);
+                self.element_message(structure.build());
+            }
+            Event::Failover {
+                stripe,
+                from,
+                to,
+                gap,
+            } => {
+                gst::info!(CAT, imp = self, "stripe {} comes from {to} now", stripe.0);
+                let structure = gst::Structure::builder("icd-failover")
+                    .field("stripe", u32::from(stripe.0))
+                    .field("from", from.map(|id| id.whole()).unwrap_or_default())
+                    .field("to", to.whole())
+                    .field("gap-ms", gap.as_millis() as u64);
+                self.element_message(structure.build());
+            }
+            Event::Fault { id, what } => {
+                gst::warning!(CAT, imp = self, "peer {id} dropped: {what}");
+                Faults::tell(&self.faults, &*self.obj(), &id.whole(), &what);
+            }
+            Event::Epoch(epoch) => gst::info!(CAT, imp = self, "epoch {}", epoch.0),
+            Event::AskAdmission { .. } | Event::Drained => {}
+        }
+    }
+
+    /// Why the broadcaster is not reached, and what comes next.
+    fn explain(&self, why: &str) -> (String, &'static str) {
+        const AGAIN: &str = ". Trying again";
+        let hosts = lock(&self.settings).uri.as_ref().map(|(_, uri)| {
+            let hosts = uri
+                .hosts
+                .iter()
+                .map(|(host, port)| format!("{host}:{port}"));
+            hosts.collect::<Vec<_>>().join(", ")
+        });
+        let host = hosts.unwrap_or_default();
+        if why.contains("differs from the one that was expected") {
+            let reason = format!(
+                "{host} broadcasts under another key than the URI names: it is refused. Ask the broadcaster for the present URI (and to use key-file, which keeps it)"
+            );
+            (reason, "")
+        } else if why.contains("cannot find the host") {
+            (format!("{why}; check the URI"), AGAIN)
+        } else if why.contains("the socket is bound to") {
+            let reason = format!("{host} is out of reach: {why}; check bind-address");
+            (reason, AGAIN)
+        } else {
+            let reason =
+                format!("nobody broadcasts at {host} ({why}); check host, port and firewall (UDP)");
+            (reason, AGAIN)
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal) {
+        let text = match refusal {
+            Refusal::Full { retry_s } => {
+                self.progress_done("The grid is full");
+                let next = format!("; trying again in {retry_s} s");
+                self.warn_once("the grid is full", &next);
+                return;
+            }
+            Refusal::Denied => "the broadcaster does not admit this viewer; ask there to be let in",
+            Refusal::WrongStream => {
+                "another stream, with another key, is broadcast there now; ask for the present URI"
+            }
+            Refusal::Latency { most_ms } => &format!(
+                "latency={} is more than the broadcaster keeps of the stream; set at most latency={most_ms} (or a larger buffer-time on icdsink)",
+                lock(&self.settings).latency.as_millis()
+            ),
+            Refusal::Version => {
+                "the broadcaster speaks another version of the protocol; update gst-icd"
+            }
+            Refusal::Ticket => "the admission is not valid; start the viewer again",
+        };
+        let structure = gst::Structure::builder("icd-refused").field("reason", text);
+        self.element_message(structure.build());
+        if lock(&self.state).as_ref().is_some_and(|s| !s.progress_done) {
+            self.progress(gst::ProgressType::Error, text);
+        }
+        gst::element_imp_error!(self, gst::ResourceError::NotAuthorized, ("{text}"));
+    }
+
+    /// An error when no stream has come for `timeout`.
+    fn check_timeout(&self) {
+        let timeout = lock(&self.settings).timeout;
+        if timeout.is_zero() {
+            return;
+        }
+        let mut reason = None;
+        let mut reached = false;
+        let over = match lock(&self.state).as_mut() {
+            Some(started) => {
+                reason.clone_from(&started.told);
+                reached = !matches!(started.status, IcdSrcStatus::Connecting);
+                let flows = matches!(started.status, IcdSrcStatus::Running | IcdSrcStatus::Ended);
+                if flows {
+                    started.alive = Some(Instant::now());
+                }
+                // Said once: the error ends the pipeline, unless the application thinks otherwise.
+                let over = |alive: &mut Instant| alive.elapsed() >= timeout;
+                started.alive.take_if(over).is_some()
+            }
+            None => false,
+        };
+        if over {
+            let reason = reason.unwrap_or_else(|| {
+                let reason = match reached {
+                    true => {
+                        "the broadcaster is there, but its stream does not come; check its pipeline and its uplink"
+                    }
+                    false => "check that the broadcaster runs",
+                };
+                reason.into()
+            });
+            gst::element_imp_error!(
+                self,
+                gst::ResourceError::Read,
+                (
+                    "no stream for {} ms: {}; timeout=0 keeps trying",
+                    timeout.as_millis(),
+                    reason
+                )
+            );
+        }
+    }
+}
