@@ -199,6 +199,12 @@ fn the_commands_of_the_readme_run() {
                 let plugins = shell("pkg-config --variable=pluginsdir gstreamer-1.0", &registry);
                 let plugin = format!("{}{}/libgsticd.so", there.display(), plugins.trim());
                 assert!(shell(&format!("gst-inspect-1.0 {plugin}"), &registry).contains("icdsink"));
+                let elsewhere = format!(
+                    "meson configure -Dplugindir=/opt/plugins {build} && DESTDIR={} meson install -C {build}",
+                    there.display()
+                );
+                shell(&elsewhere, &registry);
+                assert!(there.join("opt/plugins/libgsticd.so").exists());
                 let inside = format!("meson devenv -C {build} gst-inspect-1.0 icdsrc");
                 assert!(shell(&inside, &registry).contains("relay"));
             }

@@ -153,6 +153,11 @@ fn a_uri_tells_of_all_that_it_sets() {
     sink.set_property("uri", "icd://127.0.0.1:5000?max-buffer-bytes=2000000");
     assert!(told(&names, "port") && told(&names, "max-buffer-bytes"));
     assert_eq!(sink.property::<u64>("max-buffer-bytes"), 2_000_000);
+    let set = sink.property::<Option<String>>("uri");
+    assert!(
+        set.is_some_and(|uri| uri.starts_with("icd://127.0.0.1:5000")),
+        "what was set, as long as viewers have none"
+    );
 }
 
 /// What udpsrc and srtsrc bring has no caps.

@@ -90,6 +90,41 @@ fn a_paused_viewer_goes_on_with_what_is_due_now() {
     seed.set_state(gst::State::Null).expect("NULL");
 }
 
+/// What waits downstream for its time was taken before the pause: shown first, it would make late
+/// what is live.
+#[test]
+fn a_paused_viewer_with_a_long_queue_jumps_to_live_too() {
+    init();
+    let (seed, sent) = seed();
+    until("the stream runs", || sent.len() > 30);
+    let viewer = launch(&format!(
+        "icdsrc name=src latency=2500 uri={} ! queue max-size-time=10000000000 max-size-buffers=0 max-size-bytes=0 ! fakesink name=out sync=true max-lateness=200000000",
+        viewers_uri(&seed)
+    ));
+    let shown = Record::at(&viewer, "out", "sink");
+    viewer.set_state(gst::State::Playing).expect("PLAYING");
+    until("it plays", || rendered(&viewer) > 100);
+    viewer.set_state(gst::State::Paused).expect("PAUSED");
+    let _ = viewer.state(gst::ClockTime::from_seconds(10));
+    let paused_at = sent.len();
+    until("the broadcaster is six seconds on", || {
+        sent.len() > paused_at + 150
+    });
+    let before = (rendered(&viewer), shown.len());
+    viewer.set_state(gst::State::Playing).expect("PLAYING");
+    until("it plays again", || rendered(&viewer) > before.0 + 60);
+    // The one that was held in the pause, and what a slow machine makes late.
+    let dropped = (shown.len() - before.1) as u64 - (rendered(&viewer) - before.0);
+    assert!(dropped < 10, "{dropped} were late");
+    assert!(
+        place(&sent, &shown, before.1 + 10) > paused_at,
+        "it shows what was there before the pause"
+    );
+    no_complaint(&viewer);
+    viewer.set_state(gst::State::Null).expect("NULL");
+    seed.set_state(gst::State::Null).expect("NULL");
+}
+
 #[test]
 fn a_paused_viewer_relays_on() {
     init();

@@ -88,3 +88,41 @@ pub(crate) fn listen(
         })?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_is_dropped_is_told_of_each_time_and_warned_of_now_and_then() {
+        gst::init().unwrap();
+        let element = gst::ElementFactory::make("identity").build().unwrap();
+        let bus = gst::Bus::new();
+        element.set_bus(Some(&bus));
+        let faults = Mutex::default();
+        for id in ["one", "two"] {
+            Faults::tell(
+                &faults,
+                &element,
+                id,
+                "it sends messages that make no sense",
+            );
+        }
+        let mut told = Vec::new();
+        let mut warned = Vec::new();
+        while let Some(message) = bus.pop() {
+            match message.view() {
+                gst::MessageView::Element(e) => told.push(e.structure().unwrap().to_string()),
+                gst::MessageView::Warning(w) => warned.push(w.error().to_string()),
+                _ => {}
+            }
+        }
+        assert!(
+            told[0].contains("one") && told[1].contains("two"),
+            "{told:?}"
+        );
+        assert_eq!(warned.len(), 1);
+        assert!(warned[0].contains("viewer one was dropped: it sends messages"));
+        assert!(warned[0].contains("then update it"), "{warned:?}");
+    }
+}

@@ -2,7 +2,6 @@
 //!
 //! `icdsink` ends a broadcaster's pipeline and seeds a grid; `icdsrc` starts a viewer's pipeline,
 //! plays from the grid and relays to other viewers.
-#![allow(unused_doc_comments)]
 // The macro that defines the plugin makes public items without documentation.
 #![allow(missing_docs)]
 

@@ -17,8 +17,9 @@ const OVERHEAD_SHARE: f64 = 1.05;
 const MAX_QUEUED: usize = 2048;
 /// A control message travels in a packet of its own: IP, UDP and QUIC headers, the tag.
 const MESSAGE_BYTES: usize = 60;
-/// What is received is acknowledged: a packet of some 70 bytes for every two of 1,200.
-const ACK_SHARE: f64 = 0.03;
+/// What is received is acknowledged: a packet of some 70 bytes for every ten of 1,200, but at least
+/// for every piece, which may be the only one for a while.
+const ACK_SHARE: f64 = 0.012;
 /// Over this time the overhead is averaged.
 const OVERHEAD_OVER: f64 = 2.0;
 /// Overhead takes at most this share of the rate from the slots; a burst of messages is no

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use icd_grid::Event;
 
 /// Events that wait for a slow application beyond its queue: more than a seed asks about.
-const MAX_HELD: usize = 2048;
+const MAX_HELD: usize = 16 * 1024;
 
 /// The way to the application.
 #[derive(Debug)]
@@ -22,12 +22,10 @@ fn must_come(event: &Event) -> bool {
         | Event::Refused(_)
         | Event::Unreached(_)
         | Event::Trusted(_)
-        | Event::Drained => true,
-        Event::PeerAdded { .. }
+        | Event::PeerAdded { .. }
         | Event::PeerRemoved { .. }
-        | Event::Epoch(_)
-        | Event::Failover { .. }
-        | Event::Fault { .. } => false,
+        | Event::Drained => true,
+        Event::Epoch(_) | Event::Failover { .. } | Event::Fault { .. } => false,
     }
 }
 

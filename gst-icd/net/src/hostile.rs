@@ -173,7 +173,7 @@ fn feed(seed: &SeedHandle, n: u32) {
 
 /// Streams while `harm` runs and a little longer, then checks what the viewers got: every byte
 /// of every item, in order, to the end.
-fn unharmed(seed: &SeedHandle, viewers: &[ViewerHandle], harm: impl Future<Output = ()> + Send) {
+fn unharmed(seed: &SeedHandle, viewers: &[&ViewerHandle], harm: impl Future<Output = ()> + Send) {
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let players: Vec<_> = viewers.iter().map(|v| scope.spawn(|| played(v))).collect();
@@ -273,7 +273,7 @@ fn nonsense_from_a_peer_gets_it_thrown_out_and_harms_nobody() {
         rave(&connection, send).await;
         assert!(connection.close_reason().is_some());
     };
-    unharmed(&seed, &[first, second], harm);
+    unharmed(&seed, &[&first, &second], harm);
     assert!(
         blamed(&seed_events, me).is_some(),
         "the seed says who it was"
@@ -298,7 +298,9 @@ fn forged_pieces_from_an_admitted_peer_are_neither_played_nor_passed_on() {
         let (_seed, mut send, mut recv) = mallory.connect(seed_at.0, seed_at.1).await;
         send.write_all(&mallory.hello(None)).await.unwrap();
         let welcome = admitted(&mut recv).await;
-        for (port, whom) in places {
+        // One is sent a number that is to come, the other one that it has.
+        let has = second.snapshot().stats.head.map_or(0, |head| head.0);
+        for ((port, whom), number) in places.into_iter().zip([1_000_000, has]) {
             let (connection, mut send, mut recv) = mallory.connect(port, whom).await;
             let hello = mallory.hello(Some(&welcome));
             send.write_all(&hello).await.unwrap();
@@ -308,10 +310,10 @@ fn forged_pieces_from_an_admitted_peer_are_neither_played_nor_passed_on() {
                 queued_us: 0,
                 why: Why::Push,
             };
-            // Of the epoch that runs, a number that is to come, and whatever follows.
+            // Of the epoch that runs, the number, and whatever follows.
             let mut body = vec![0; PREFIX_BYTES + 3000];
             body[64..72].copy_from_slice(&1_u64.to_le_bytes());
-            body[72..80].copy_from_slice(&1_000_000_u64.to_le_bytes());
+            body[72..80].copy_from_slice(&u64::to_le_bytes(number));
             let mut stream = connection.open_uni().await.unwrap();
             stream.write_all(&hop.encode()).await.unwrap();
             stream.write_all(&body).await.unwrap();
@@ -322,7 +324,7 @@ fn forged_pieces_from_an_admitted_peer_are_neither_played_nor_passed_on() {
             again.closed().await;
         }
     };
-    unharmed(&seed, &[first, second], harm);
+    unharmed(&seed, &[&first, &second], harm);
     for events in [first_events, second_events] {
         let what = blamed(&events, me).expect("each that got one says whose it was");
         assert!(what.contains("did not sign"), "{what}");

@@ -7,8 +7,10 @@ use icd_grid::Bitrate;
 /// Payload of a packet, and the headers around it: IP, UDP, QUIC, the tag, a stream frame.
 const PACKET: f64 = 1200.0;
 const PACKET_HEADERS: f64 = 60.0;
-/// An acknowledgement, one for every two packets.
+/// An acknowledgement: one for every ten packets, or after 25 ms, when a piece is through (the
+/// acknowledgement frequency that `icd-net` asks for).
 const ACK: f64 = 70.0;
+const PACKETS_PER_ACK: f64 = 10.0;
 /// A lost packet is sent again after a round trip and this.
 const PROBE: Duration = Duration::from_millis(15);
 /// Of one piece, with all that goes around it.
@@ -81,7 +83,11 @@ pub fn wire(bytes: usize) -> (f64, f64) {
 /// at the other end included.
 pub fn overhead(payload: f64, body: f64) -> f64 {
     let (bytes, packets) = wire(body as usize);
-    (bytes + packets / 2.0 * ACK) / payload
+    (bytes + acknowledged(packets)) / payload
+}
+
+fn acknowledged(packets: f64) -> f64 {
+    (packets / PACKETS_PER_ACK).ceil() * ACK
 }
 
 impl Line {
@@ -149,7 +155,7 @@ impl Line {
         then: Instant,
         now: Instant,
     ) -> (Instant, f64) {
-        let acks = (packets / 2.0).ceil() * ACK;
+        let acks = acknowledged(packets);
         self.sent += acks;
         if let Some(rate) = self.up {
             self.up_free = self.up_free.max(now) + Duration::from_secs_f64(acks / rate.max(1.0));

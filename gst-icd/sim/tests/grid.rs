@@ -264,6 +264,28 @@ fn a_broadcaster_whose_tags_change_with_every_buffer_loses_nothing() {
     nobody_lost(&world);
 }
 
+/// Before the rate is known, the format is not, and no header can be signed.
+#[test]
+fn what_changes_in_the_first_moments_delays_nobody() {
+    let mut world = World::new(scenario(6, None));
+    world.join(share(1.5), true);
+    for _ in 0..5 {
+        world.run(Duration::from_millis(40));
+        world.change();
+    }
+    world.run(Duration::from_secs(1));
+    world.join(share(1.5), true);
+    world.run(Duration::from_secs(5));
+    report(&world);
+    nobody_lost(&world);
+    // The second is given the first moments, too: nothing older is due.
+    let starts: Vec<_> = world.viewers().map(|v| v.start).collect();
+    assert!(
+        starts.iter().all(|s| *s < Some(Duration::from_millis(700))),
+        "{starts:?}"
+    );
+}
+
 #[test]
 fn who_does_not_relay_sends_no_piece() {
     let mut world = World::new(scenario(5, Some(3.0)));

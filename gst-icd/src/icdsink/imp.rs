@@ -1,7 +1,7 @@
 //! GObject to grid: settings, life cycle, what goes to the application.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Condvar, LazyLock, Mutex, Weak};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use gst::glib;
@@ -9,19 +9,19 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
-use icd_grid::{Epoch, Event, Input, MediaState, NodeId, SeedSettings};
+use icd_grid::{Epoch, Input, MediaState, NodeId, SeedSettings};
 use icd_net::{Key, SeedConfig, SeedHandle, start_seed};
 
 use super::preroll::preroll;
 use super::properties::{properties, signals};
 use super::settings::{PARAMETERS, Settings};
-use crate::application::{Faults, listen, lock, not_started, post};
+use crate::application::{Faults, listen, lock, not_started};
 use crate::media::caps;
 use crate::media::item::MAX_ITEM_BYTES;
 use crate::media::pack::{Packed, Packer, running};
 use crate::uri::{IcdUri, host_alone};
 
-static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
         "icdsink",
         gst::DebugColorFlags::empty(),
@@ -34,14 +34,12 @@ const DRAIN: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(10);
 /// Buffers may come this much before they are due.
 const AHEAD: i64 = 1_000_000_000;
-/// An uplink that carries no whole copy is told of after so long: rates vary.
-const NARROW: Duration = Duration::from_secs(3);
 /// A longer name is cut; it travels with every change of caps.
 const MAX_NAME: usize = 1000;
 
 #[derive(Debug)]
-struct Started {
-    seed: Arc<SeedHandle>,
+pub(super) struct Started {
+    pub(super) seed: Arc<SeedHandle>,
     packer: Packer,
     uri: String,
     told_unpaced: bool,
@@ -49,15 +47,17 @@ struct Started {
     /// The last item was dropped.
     behind: bool,
     /// Whom the application was told of.
-    viewers: BTreeSet<NodeId>,
+    pub(super) viewers: BTreeSet<NodeId>,
     /// Since when `max-upload-bitrate` carries less than the stream, and whether that was told.
-    narrow: Option<(Instant, bool)>,
+    pub(super) narrow: Option<(Instant, bool)>,
+    /// The node was too busy to be told of new settings.
+    pub(super) unsaid: bool,
 }
 
 /// Whether EOS still waits.
 #[derive(Debug, Default)]
-struct Drain {
-    drained: bool,
+pub(super) struct Drain {
+    pub(super) drained: bool,
     flushing: bool,
 }
 
@@ -65,11 +65,11 @@ struct Drain {
 /// that can call back.
 #[derive(Debug, Default)]
 pub struct IcdSink {
-    settings: Mutex<Settings>,
-    state: Mutex<Option<Started>>,
-    drain: Mutex<Drain>,
-    wake: Condvar,
-    faults: Mutex<Faults>,
+    pub(super) settings: Mutex<Settings>,
+    pub(super) state: Mutex<Option<Started>>,
+    pub(super) drain: Mutex<Drain>,
+    pub(super) wake: Condvar,
+    pub(super) faults: Mutex<Faults>,
 }
 
 /// An address at which viewers elsewhere may reach this machine: no packet is sent.
@@ -105,6 +105,12 @@ impl IcdSink {
         }
     }
 
+    /// The viewers' URI; before there is one, what was set.
+    fn uri_now(&self) -> Option<String> {
+        let viewers = lock(&self.state).as_ref().map(|s| s.uri.clone());
+        viewers.or_else(|| lock(&self.settings).uri.clone())
+    }
+
     /// Whether a handler of `peer-connecting` is there.
     fn asks(&self) -> bool {
         glib::subclass::SignalId::lookup("peer-connecting", super::IcdSink::static_type())
@@ -121,7 +127,7 @@ impl IcdSink {
             .is_some_and(|(running, now)| running.saturating_sub(now.nseconds() as i64) > AHEAD)
     }
 
-    fn seed(&self) -> Option<Arc<SeedHandle>> {
+    pub(super) fn seed(&self) -> Option<Arc<SeedHandle>> {
         lock(&self.state).as_ref().map(|s| s.seed.clone())
     }
 
@@ -154,122 +160,6 @@ impl IcdSink {
         started.packer.lost();
         started.dropped += 1;
         std::mem::replace(&mut started.behind, true)
-    }
-
-    /// The node does not take what the pipeline brings.
-    fn tell_behind(&self) {
-        if self.seed().is_some_and(|seed| seed.is_over()) {
-            gst::element_imp_error!(
-                self,
-                gst::ResourceError::Failed,
-                ("the grid has stopped inside; restart the pipeline, and report what GST_DEBUG=icdsink:6 says")
-            );
-            return;
-        }
-        gst::element_imp_warning!(
-            self,
-            gst::ResourceError::Busy,
-            ("this machine is too slow for the stream: parts of it are dropped (items-dropped in stats counts them)")
-        );
-    }
-
-    /// An uplink that does not carry the stream once leaves every viewer without a part of it.
-    fn check_uplink(&self) {
-        let stats = match self.seed() {
-            Some(seed) => seed.snapshot().stats,
-            None => return,
-        };
-        let mut state = lock(&self.state);
-        let Some(started) = state.as_mut() else {
-            return;
-        };
-        if stats.stripes == 0 || stats.slots >= u64::from(stats.stripes) {
-            started.narrow = None;
-            return;
-        }
-        let (since, told) = started.narrow.get_or_insert((Instant::now(), false));
-        if *told || since.elapsed() < NARROW {
-            return;
-        }
-        *told = true;
-        drop(state);
-        gst::element_imp_warning!(
-            self,
-            gst::ResourceError::Settings,
-            (
-                "max-upload-bitrate={} carries less than one copy of the stream ({} bit/s, and a tenth for headers): viewers get it in part; raise it, or encode at a lower bitrate",
-                lock(&self.settings).max_upload,
-                stats.bytes_per_second * 8
-            )
-        );
-    }
-
-    /// What the grid tells. The handle is not held meanwhile: a handler may stop the element.
-    fn happened(&self, seed: &Weak<SeedHandle>, event: &Event) {
-        let obj = self.obj();
-        match event {
-            Event::AskAdmission { peer, id, addr } => {
-                let allow: bool =
-                    obj.emit_by_name("peer-connecting", &[&id.whole(), &addr.to_string()]);
-                if let Some(seed) = seed.upgrade() {
-                    seed.offer(Input::Verdict { peer: *peer, allow });
-                }
-            }
-            Event::PeerAdded { id, addr } => {
-                gst::info!(CAT, imp = self, "viewer {id} added, {addr}");
-                if let Some(started) = lock(&self.state).as_mut() {
-                    started.viewers.insert(*id);
-                }
-                obj.emit_by_name::<()>("peer-added", &[&id.whole(), &addr.to_string()]);
-                let structure = gst::Structure::builder("icd-peer-added")
-                    .field("id", id.whole())
-                    .field("address", addr.to_string())
-                    .build();
-                post(&*obj, structure);
-                obj.notify("num-viewers");
-            }
-            Event::PeerRemoved { id, why } => {
-                if let Some(started) = lock(&self.state).as_mut() {
-                    started.viewers.remove(id);
-                }
-                self.removed(id, why);
-            }
-            Event::Fault { id, what } => {
-                gst::warning!(CAT, imp = self, "viewer {id} dropped: {what}");
-                Faults::tell(&self.faults, &*obj, &id.whole(), what);
-            }
-            Event::Drained => {
-                lock(&self.drain).drained = true;
-                self.wake.notify_all();
-            }
-            _ => {}
-        }
-    }
-
-    fn removed(&self, id: &NodeId, why: &str) {
-        gst::info!(CAT, imp = self, "viewer {id} removed: {why}");
-        let obj = self.obj();
-        obj.emit_by_name::<()>("peer-removed", &[&id.whole(), &why]);
-        let structure = gst::Structure::builder("icd-peer-removed")
-            .field("id", id.whole())
-            .field("reason", why)
-            .build();
-        post(&*obj, structure);
-        obj.notify("num-viewers");
-    }
-
-    fn announce(&self, uri: &str) {
-        let obj = self.obj();
-        obj.notify("port");
-        obj.notify("uri");
-        let structure = gst::Structure::builder("icd-uri").field("uri", uri).build();
-        post(&*obj, structure);
-        gst::element_imp_info!(
-            self,
-            gst::ResourceError::OpenWrite,
-            ("Viewers join with {uri}"),
-            ["gst-launch-1.0 playbin3 uri={uri}"]
-        );
     }
 
     /// Waits until the viewers have the end, at most a second, or until `unlock()`.
@@ -357,7 +247,7 @@ impl IcdSink {
             if let Some(event) = event {
                 obj.imp().happened(&weak_seed, &event);
             }
-            obj.imp().check_uplink();
+            obj.imp().look_around();
             glib::ControlFlow::Continue
         })
         .map_err(|e| {
@@ -376,6 +266,7 @@ impl IcdSink {
             behind: false,
             viewers: BTreeSet::new(),
             narrow: None,
+            unsaid: false,
         });
         gst::info!(CAT, imp = self, "listening, viewers join with {uri}");
         self.announce(&uri);
@@ -442,23 +333,13 @@ impl ObjectImpl for IcdSink {
         };
         match name {
             "max-upload-bitrate" => {
-                let mut settings = lock(&self.settings);
-                settings.max_upload = value.get().expect("type checked upstream");
-                let upload = settings.upload();
-                drop(settings);
-                if let Some(seed) = self.seed() {
-                    seed.offer(Input::Upload(upload));
-                }
+                lock(&self.settings).max_upload = value.get().expect("type checked upstream");
+                self.tell_settings();
                 return;
             }
             "max-viewers" => {
-                let mut settings = lock(&self.settings);
-                settings.max_viewers = value.get().expect("type checked upstream");
-                let viewers = settings.viewers();
-                drop(settings);
-                if let Some(seed) = self.seed() {
-                    seed.offer(Input::MaxViewers(viewers));
-                }
+                lock(&self.settings).max_viewers = value.get().expect("type checked upstream");
+                self.tell_settings();
                 return;
             }
             _ => {}
@@ -476,6 +357,7 @@ impl ObjectImpl for IcdSink {
                 let result = match get_string() {
                     Some(uri) => settings.apply(&uri),
                     None => {
+                        settings.uri = None;
                         settings.expected_key = None;
                         Ok(())
                     }
@@ -511,7 +393,7 @@ impl ObjectImpl for IcdSink {
                 Some(seed) => u32::from(seed.local_addr().port()).to_value(),
                 None => u32::from(lock(&self.settings).port).to_value(),
             },
-            "uri" => lock(&self.state).as_ref().map(|s| s.uri.clone()).to_value(),
+            "uri" => self.uri_now().to_value(),
             "num-viewers" => {
                 let count = self.seed().map_or(0, |s| s.snapshot().stats.members);
                 (count as u32).to_value()
@@ -751,7 +633,7 @@ impl URIHandlerImpl for IcdSink {
     }
 
     fn uri(&self) -> Option<String> {
-        lock(&self.state).as_ref().map(|s| s.uri.clone())
+        self.uri_now()
     }
 
     fn set_uri(&self, uri: &str) -> Result<(), glib::Error> {

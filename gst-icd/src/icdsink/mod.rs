@@ -7,6 +7,7 @@ mod imp;
 mod preroll;
 mod properties;
 mod settings;
+mod tell;
 
 glib::wrapper! {
     /// See the element's own documentation, `gst-inspect-1.0 icdsink`.

@@ -34,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) address: String,
     pub(crate) port: u16,
     pub(crate) key_file: Option<PathBuf>,
+    /// As it was set.
+    pub(crate) uri: Option<String>,
     /// From a URI; must be the key's.
     pub(crate) expected_key: Option<StreamKey>,
     pub(crate) announce_address: Option<String>,
@@ -52,6 +54,7 @@ impl Default for Settings {
             address: ALL.into(),
             port: icd_net::DEFAULT_PORT,
             key_file: None,
+            uri: None,
             expected_key: None,
             announce_address: None,
             stream_name: String::new(),
@@ -105,6 +108,7 @@ impl Settings {
                 _ => return Err(unknown("icdsink", name, &PARAMETERS)),
             }
         }
+        new.uri = Some(text.into());
         new.wrong = None;
         *self = new;
         Ok(())

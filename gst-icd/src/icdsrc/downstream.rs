@@ -10,22 +10,31 @@ const MOST: usize = 4096;
 /// What lies downstream of a source pad, as it is linked now.
 pub(crate) fn downstream(pad: &gst::Pad) -> Downstream {
     let mut seen = Vec::new();
-    let mut found = Found {
-        demuxer: false,
-        kept: false,
-    };
+    let mut found = Found::default();
     walk(pad, false, &mut seen, &mut found);
-    match (found.demuxer, found.kept) {
-        (false, _) => Downstream::Bytes,
-        (true, false) => Downstream::Shown,
-        (true, true) => Downstream::Kept,
+    match found {
+        Found {
+            demuxer: false,
+            unshown: true,
+            ..
+        } => Downstream::Bytes,
+        Found { demuxer: false, .. } => Downstream::Plain,
+        Found {
+            unshown: false,
+            bytes: false,
+            ..
+        } => Downstream::Shown,
+        Found { .. } => Downstream::Kept,
     }
 }
 
+#[derive(Default)]
 struct Found {
     demuxer: bool,
-    /// Some end is reached without a demuxer, or does not synchronise.
-    kept: bool,
+    /// Some end does not synchronise.
+    unshown: bool,
+    /// Some end is reached without a demuxer.
+    bytes: bool,
 }
 
 /// Follows a source pad. `demuxed`: a demuxer lies behind.
@@ -45,7 +54,8 @@ fn walk(source: &gst::Pad, demuxed: bool, seen: &mut Vec<gst::Pad>, found: &mut 
     found.demuxer |= demuxer;
     let demuxed = demuxed || demuxer;
     if element.element_flags().contains(gst::ElementFlags::SINK) {
-        found.kept |= !demuxed || !shows(&element);
+        found.unshown |= !shows(&element);
+        found.bytes |= !demuxed;
     }
     for pad in inside(&peer) {
         walk(&pad, demuxed, seen, found);

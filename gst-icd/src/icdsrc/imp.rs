@@ -42,6 +42,10 @@ pub(super) struct Started {
     /// What was last warned of, until the stream comes again.
     pub(super) told: Option<String>,
     pub(super) losses: Losses,
+    /// The broadcaster's stream was not understood, and that was said.
+    pub(super) not_understood: bool,
+    /// The node was too busy to be told of a new `max-upload-bitrate`.
+    pub(super) upload_unsaid: bool,
 }
 
 /// How long an application may take to ask for the latency that it was told of: what follows is due
@@ -230,8 +234,8 @@ impl ObjectImpl for IcdSrc {
                 settings.max_upload = value.get().expect("type checked upstream");
                 let upload = settings.upload();
                 drop(settings);
-                if let Some(started) = lock(&self.state).as_ref() {
-                    started.viewer.offer(Input::Upload(Some(upload)));
+                if let Some(started) = lock(&self.state).as_mut() {
+                    started.upload_unsaid = !started.viewer.offer(Input::Upload(Some(upload)));
                 }
                 return;
             }
@@ -339,7 +343,8 @@ impl ElementImpl for IcdSrc {
         &self,
         transition: gst::StateChange,
     ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
-        // The streaming thread stands still: the base class lets it go in the parent's part.
+        // The streaming thread is let go in the parent's part; a create() that was under way when
+        // the pause began may still end, with a buffer of the past.
         if transition == gst::StateChange::PausedToPlaying {
             self.resume();
         }
@@ -371,6 +376,8 @@ impl BaseSrcImpl for IcdSrc {
             began: now,
             told: None,
             losses: Losses::new(now),
+            not_understood: false,
+            upload_unsaid: false,
         });
         self.obj().notify("status");
         self.progress(gst::ProgressType::Start, "Connecting to the grid");
@@ -466,11 +473,7 @@ impl PushSrcImpl for IcdSrc {
                     unpacker.take(media, here)
                 };
                 if !understood {
-                    gst::element_imp_warning!(
-                        self,
-                        gst::StreamError::Decode,
-                        ("the broadcaster sends what this version does not understand; update gst-icd")
-                    );
+                    self.not_understood();
                 }
                 continue;
             };
@@ -504,7 +507,11 @@ impl PushSrcImpl for IcdSrc {
                     }
                 }
                 Out::Event(event) => {
-                    obj.src_pad().push_event(event);
+                    let pushed = obj.src_pad().push_event(event.clone());
+                    if !pushed && *self.flushing.borrow() {
+                        lock(&self.unpacker).put_back(Out::Event(event));
+                        return Err(gst::FlowError::Flushing);
+                    }
                 }
                 Out::Latency => {
                     let _ = obj.post_message(gst::message::Latency::builder().src(&*obj).build());

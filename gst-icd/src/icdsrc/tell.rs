@@ -6,7 +6,7 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use icd_grid::message::Refusal;
 use icd_grid::node::STARVING;
-use icd_grid::{Event, Status};
+use icd_grid::{Event, Input, Status};
 
 use super::IcdSrcStatus;
 use super::imp::{CAT, IcdSrc};
@@ -39,8 +39,31 @@ impl IcdSrc {
         }
     }
 
+    pub(super) fn not_understood(&self) {
+        let said = match lock(&self.state).as_mut() {
+            Some(started) => std::mem::replace(&mut started.not_understood, true),
+            None => true,
+        };
+        if !said {
+            gst::element_imp_warning!(
+                self,
+                gst::StreamError::Decode,
+                ("the broadcaster sends what this version does not understand; update gst-icd")
+            );
+        }
+    }
+
+    /// A setting that the node was too busy to hear of.
+    fn repeat_settings(&self) {
+        let upload = lock(&self.settings).upload();
+        if let Some(started) = lock(&self.state).as_mut().filter(|s| s.upload_unsaid) {
+            started.upload_unsaid = !started.viewer.offer(Input::Upload(Some(upload)));
+        }
+    }
+
     /// What no event tells of. Called several times a second.
     pub(super) fn look_around(&self) {
+        self.repeat_settings();
         self.check_progress();
         self.check_losses();
         self.check_timeout();

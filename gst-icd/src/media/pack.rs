@@ -51,6 +51,8 @@ impl Packer {
                 stream_name: stream_name.into(),
                 ..State::default()
             },
+            // A stream may have neither caps nor tags nor times; it begins all the same.
+            changed: true,
             ..Self::default()
         }
     }

@@ -41,6 +41,8 @@ pub(crate) enum Downstream {
     /// No demuxer, and nobody who would keep a timeline: the bytes go to a file, or on to others.
     #[default]
     Bytes,
+    /// No demuxer, and all sinks synchronise.
+    Plain,
     /// A demuxer before each sink, and all sinks synchronise: they show, and keep nothing.
     Shown,
     /// A demuxer, but not all of it is shown: a flush makes filesink begin its file anew.
@@ -54,6 +56,11 @@ const EARLIER: i64 = 1_000_000_000;
 /// ask in time.
 const TOLD_AGAIN: [i64; 3] = [250_000_000, 1_000_000_000, 3_000_000_000];
 
+/// A time that came off the wire; the highest number means none to GStreamer.
+fn clock_time(nseconds: u64) -> Option<gst::ClockTime> {
+    (nseconds != u64::MAX).then(|| gst::ClockTime::from_nseconds(nseconds))
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Unpacker {
     latency: Duration,
@@ -65,6 +72,8 @@ pub(crate) struct Unpacker {
     base_time: Option<gst::ClockTime>,
     /// The player was paused: what comes before a mark of discontinuity is of the past.
     resuming: bool,
+    /// So is what was taken before the pause and is not shown yet: it goes with the next buffer.
+    past_below: bool,
     stream_headers: Vec<gst::Buffer>,
     own_timeline: bool,
     /// Whether it was set for a container with its own timeline, and where it starts.
@@ -117,8 +126,8 @@ impl Unpacker {
         }
         // A flush that waits goes with its segment and the headers, and all come again.
         let pending = self.out.iter().any(|out| matches!(out, Out::Flush(_)));
-        self.anew |= pending;
-        self.unreported |= pending;
+        self.anew |= pending && self.own_timeline;
+        self.unreported |= pending && self.own_timeline;
         self.out.retain(|out| match out {
             Out::Buffer(_) => false,
             Out::Flush(_) | Out::Segment(_) => !pending,
@@ -126,6 +135,7 @@ impl Unpacker {
         });
         self.reader.reset();
         self.resuming = true;
+        self.past_below = !self.own_timeline;
         self.shown = None;
         true
     }
@@ -156,14 +166,16 @@ impl Unpacker {
         self.state.as_ref().map_or("", |s| &s.stream_name)
     }
 
-    /// Before the next thing is taken, the pipeline's base time. Whether a timeline may begin anew
-    /// with it, so that it matters what lies downstream.
+    /// Before the next thing is taken, the pipeline's base time. Whether something may be flushed
+    /// before it, so that it matters what lies downstream.
     pub(crate) fn asks_downstream(&mut self, base: Option<gst::ClockTime>) -> bool {
         self.base_time(base);
         let stands = |due: &DueTimes| {
             !due.stale && self.state.as_ref().map(|s| s.timeline) == Some(due.timeline)
         };
-        self.own_timeline && self.zero.is_some() && !self.due.as_ref().is_some_and(stands)
+        let anew =
+            self.own_timeline && self.zero.is_some() && !self.due.as_ref().is_some_and(stands);
+        anew || self.past_below
     }
 
     /// What lies downstream now.
@@ -305,7 +317,7 @@ impl Unpacker {
                 Head::Buffer { .. } => self.buffer(&head, data, std::mem::take(&mut discont)),
                 Head::Gap { pts, duration } => {
                     if let Some(at) = self.due.and_then(|due| due.stamp(pts)) {
-                        let duration = duration.map(gst::ClockTime::from_nseconds);
+                        let duration = duration.and_then(clock_time);
                         let gap = gst::event::Gap::builder(at).duration(duration).build();
                         self.out.push_back(Out::Event(gap));
                     }
@@ -347,6 +359,13 @@ impl Unpacker {
         if self.unreported && time.is_some() && self.report_latency(time) {
             discont &= !self.headers(time, true);
         }
+        if std::mem::take(&mut self.past_below)
+            && matches!(self.downstream, Downstream::Plain | Downstream::Shown)
+        {
+            let start = segment_start(self.own_timeline);
+            self.out.push_back(Out::Flush(None));
+            self.out.push_back(Out::Segment(start));
+        }
         if let (Some(due), Some(time)) = (self.due, time) {
             self.last = Some(time);
             self.shown = Some(due.due(time).max(self.shown.unwrap_or(i64::MIN)));
@@ -356,7 +375,7 @@ impl Unpacker {
         if let Some(buffer) = buffer.get_mut() {
             buffer.set_pts(stamp(*pts));
             buffer.set_dts(stamp(*dts));
-            buffer.set_duration(duration.map(gst::ClockTime::from_nseconds));
+            buffer.set_duration(duration.and_then(clock_time));
             buffer.set_offset(offset.unwrap_or(NO_OFFSET));
             buffer.set_offset_end(offset_end.unwrap_or(NO_OFFSET));
             buffer.set_flags(gst::BufferFlags::from_bits_truncate(*flags) & TRAVELLING);
@@ -468,7 +487,8 @@ impl Unpacker {
             zero = self.flush(&mut due, next);
         } else if anew || late {
             let caps = self.state.as_ref().and_then(|s| s.caps.parse().ok());
-            let stuck = caps.filter(|_| self.downstream != Downstream::Bytes);
+            let demuxer = matches!(self.downstream, Downstream::Shown | Downstream::Kept);
+            let stuck = caps.filter(|_| demuxer);
             self.out.extend(stuck.map(|caps| Out::Stuck(caps, why)));
         }
         self.zero = Some(zero);

@@ -37,6 +37,10 @@ const MANY: usize = 16;
 /// A child that asks anew within this time is not sent the past again.
 const GIVEN_PAST: Duration = Duration::from_millis(200);
 /// An answer of the application that does not come is a no.
+/// States before the format is known; of more, those of the latest count.
+const MAX_EARLY: usize = 16;
+/// Those that wait for a start are looked at this often; each look sums what all others can give.
+const STARTS: Duration = Duration::from_millis(10);
 const VERDICT: Duration = Duration::from_secs(5);
 
 /// See the module.
@@ -56,8 +60,11 @@ pub(super) struct Seed {
     asking: Vec<(PeerId, Hello, Instant)>,
     state: Option<MediaState>,
     version: u32,
+    /// States that the first pieces of this life name, as long as its format is not known.
+    early: Vec<(u32, MediaState)>,
     next_seq: Seq,
     tended: Instant,
+    starts_at: Instant,
     beaconed: Instant,
     said_rate: f64,
     renewed: Instant,
@@ -97,8 +104,10 @@ impl Seed {
             asking: Vec::new(),
             state: None,
             version: 0,
+            early: Vec::new(),
             next_seq: Seq(0),
             tended: now,
+            starts_at: now,
             beaconed: now,
             said_rate: 0.0,
             renewed: now,
@@ -198,7 +207,10 @@ impl Seed {
         while let Some(cut) = self.release.poll(rate, now) {
             self.number(cut, now);
         }
-        self.start_waiting(now);
+        if now.saturating_duration_since(self.starts_at) >= STARTS {
+            self.starts_at = now;
+            self.start_waiting(now);
+        }
     }
 
     /// What was said of the rate no longer holds.
@@ -211,6 +223,12 @@ impl Seed {
         self.version += 1;
         if self.relay.format.is_some() {
             self.make_header();
+            return;
+        }
+        self.early
+            .extend(self.state.clone().map(|state| (self.version, state)));
+        if self.early.len() > MAX_EARLY {
+            self.early.remove(0);
         }
     }
 
@@ -237,8 +255,12 @@ impl Seed {
     fn begin(&mut self, format: Format) {
         self.relay.reset(self.epoch, format);
         self.seat.reset(format.stripes);
-        if self.state.is_some() {
+        let early = std::mem::take(&mut self.early);
+        if early.is_empty() {
             self.make_header();
+        }
+        for (version, state) in early {
+            self.make(version, state);
         }
     }
 
@@ -251,6 +273,9 @@ impl Seed {
         self.cutter = Cutter::new();
         self.release = Release::new(now);
         self.next_seq = Seq(0);
+        self.early.clear();
+        self.early
+            .extend(self.state.clone().map(|state| (self.version, state)));
         self.ended = false;
         self.drained = false;
         self.seat.forget_starts();
@@ -258,12 +283,18 @@ impl Seed {
     }
 
     fn make_header(&mut self) {
-        let (Some(state), Some(format)) = (self.state.clone(), self.relay.format) else {
+        if let Some(state) = self.state.clone() {
+            self.make(self.version, state);
+        }
+    }
+
+    fn make(&mut self, version: u32, state: MediaState) {
+        let Some(format) = self.relay.format else {
             return;
         };
         let header = StreamHeader {
             epoch: self.epoch,
-            version: self.version,
+            version,
             stripes: format.stripes,
             piece_us: format.piece.as_micros() as u32,
             bytes_per_second: self.cutter.rate() as u32,

@@ -34,8 +34,10 @@ use crate::window::{Bounds, Offered};
 use crate::node::Action;
 
 const TICK: Duration = Duration::from_millis(20);
-/// A child that heard nothing for so long is told that its parent lives.
-const HAVE: Duration = Duration::from_millis(100);
+/// This often it is looked for those that are to be told something.
+const HAVE: Duration = Duration::from_millis(50);
+/// A child that heard nothing for a round of all stripes and this is told that its parent lives.
+const MUTE_PARENT: Duration = Duration::from_millis(60);
 /// Buffer maps go to those that feed or are fed, and to others, this often.
 const HAVE_FAMILY: Duration = Duration::from_secs(1);
 const HAVE_OTHERS: Duration = Duration::from_secs(2);
@@ -54,7 +56,7 @@ const SPOKE: Duration = Duration::from_millis(400);
 const REPORT: Duration = Duration::from_secs(1);
 /// What it can give changed: newcomers may wait for it.
 const REPORT_SOON: Duration = Duration::from_millis(250);
-const PEER_PING: Duration = Duration::from_secs(4);
+const PEER_PING: Duration = Duration::from_secs(10);
 const SEED_PING: Duration = Duration::from_secs(1);
 /// The seed is gone when it answers nothing for this long.
 const SEED_SILENCE: Duration = Duration::from_secs(3);
@@ -501,7 +503,11 @@ impl Viewer {
             .is_none_or(|b| (b.epoch, b.time) < (beacon.epoch, beacon.time));
         if beacon.epoch == self.relay.epoch && newer {
             self.beacon = Some(beacon);
-            for child in self.relay.children.all() {
+            // One copy for each is enough: each time it goes down another tree.
+            let stripes = u64::from(self.relay.stripes().max(1));
+            let stripe = StripeId((beacon.time.0 / 1_000_000_000 % stripes) as u8);
+            let children: Vec<_> = self.relay.children.of(stripe).collect();
+            for child in children {
                 self.relay.send(child, &Message::Beacon(signed.clone()));
             }
         }
@@ -562,6 +568,7 @@ impl Viewer {
             let room = have.spare > 0;
             let troubled = have.lacks() || !self.parents.at_rest(now);
             let have = Message::Have(have);
+            let round = self.relay.format.map_or(HAVE, |f| f.round());
             let viewers = self.relay.peers.iter().filter(|(_, p)| p.ready && !p.seed);
             let since = |at| now.saturating_duration_since(at);
             let peers: Vec<_> = viewers
@@ -584,7 +591,7 @@ impl Viewer {
                     (false, false) => HAVE_OTHERS,
                 };
                 let due = old >= again;
-                let mute = fed && quiet >= HAVE;
+                let mute = fed && quiet >= round + MUTE_PARENT;
                 if !due && !mute {
                     continue;
                 }

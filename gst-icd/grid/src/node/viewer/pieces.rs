@@ -45,7 +45,9 @@ impl Viewer {
             if hop.why == Why::Push {
                 self.unwanted(peer, seq.stripe(self.relay.stripes()), now);
             }
-            if self.relay.window.has(seq) {
+            // The same bytes were verified before; others are another piece, or none.
+            let same = self.relay.window.get(seq).map(|p| *p.body() == body);
+            if same == Some(true) {
                 self.relay.duplicates += 1;
                 self.relay.note_hop(peer, &hop, size, now);
                 self.parents.arrived(seq, peer, now);

@@ -1,0 +1,156 @@
+//! What the application is told while a seed works, and what it is warned of.
+
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use icd_grid::{Event, Input, NodeId};
+use icd_net::SeedHandle;
+
+use super::imp::{CAT, IcdSink};
+use crate::application::{Faults, lock, post};
+
+/// An uplink that carries no whole copy is told of after so long: rates vary.
+const NARROW: Duration = Duration::from_secs(3);
+
+impl IcdSink {
+    /// The node does not take what the pipeline brings.
+    pub(super) fn tell_behind(&self) {
+        if self.seed().is_some_and(|seed| seed.is_over()) {
+            gst::element_imp_error!(
+                self,
+                gst::ResourceError::Failed,
+                ("the grid has stopped inside; restart the pipeline, and report what GST_DEBUG=icdsink:6 says")
+            );
+            return;
+        }
+        gst::element_imp_warning!(
+            self,
+            gst::ResourceError::Busy,
+            ("this machine is too slow for the stream: parts of it are dropped (items-dropped in stats counts them)")
+        );
+    }
+
+    /// An uplink that does not carry the stream once leaves every viewer without a part of it.
+    fn check_uplink(&self) {
+        let stats = match self.seed() {
+            Some(seed) => seed.snapshot().stats,
+            None => return,
+        };
+        let mut state = lock(&self.state);
+        let Some(started) = state.as_mut() else {
+            return;
+        };
+        if stats.stripes == 0 || stats.slots >= u64::from(stats.stripes) {
+            started.narrow = None;
+            return;
+        }
+        let (since, told) = started.narrow.get_or_insert((Instant::now(), false));
+        if *told || since.elapsed() < NARROW {
+            return;
+        }
+        *told = true;
+        drop(state);
+        gst::element_imp_warning!(
+            self,
+            gst::ResourceError::Settings,
+            (
+                "max-upload-bitrate={} carries less than one copy of the stream ({} bit/s, and a tenth for headers): viewers get it in part; raise it, or encode at a lower bitrate",
+                lock(&self.settings).max_upload,
+                stats.bytes_per_second * 8
+            )
+        );
+    }
+
+    /// What the grid tells. The handle is not held meanwhile: a handler may stop the element.
+    pub(super) fn happened(&self, seed: &Weak<SeedHandle>, event: &Event) {
+        let obj = self.obj();
+        match event {
+            Event::AskAdmission { peer, id, addr } => {
+                let allow: bool =
+                    obj.emit_by_name("peer-connecting", &[&id.whole(), &addr.to_string()]);
+                if let Some(seed) = seed.upgrade() {
+                    seed.offer(Input::Verdict { peer: *peer, allow });
+                }
+            }
+            Event::PeerAdded { id, addr } => {
+                gst::info!(CAT, imp = self, "viewer {id} added, {addr}");
+                if let Some(started) = lock(&self.state).as_mut() {
+                    started.viewers.insert(*id);
+                }
+                obj.emit_by_name::<()>("peer-added", &[&id.whole(), &addr.to_string()]);
+                let structure = gst::Structure::builder("icd-peer-added")
+                    .field("id", id.whole())
+                    .field("address", addr.to_string())
+                    .build();
+                post(&*obj, structure);
+                obj.notify("num-viewers");
+            }
+            Event::PeerRemoved { id, why } => {
+                // A stop tells of those that are there then.
+                let there = lock(&self.state).as_mut().map(|s| s.viewers.remove(id));
+                if there == Some(true) {
+                    self.removed(id, why);
+                }
+            }
+            Event::Fault { id, what } => {
+                gst::warning!(CAT, imp = self, "viewer {id} dropped: {what}");
+                Faults::tell(&self.faults, &*obj, &id.whole(), what);
+            }
+            Event::Drained => {
+                lock(&self.drain).drained = true;
+                self.wake.notify_all();
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn removed(&self, id: &NodeId, why: &str) {
+        gst::info!(CAT, imp = self, "viewer {id} removed: {why}");
+        let obj = self.obj();
+        obj.emit_by_name::<()>("peer-removed", &[&id.whole(), &why]);
+        let structure = gst::Structure::builder("icd-peer-removed")
+            .field("id", id.whole())
+            .field("reason", why)
+            .build();
+        post(&*obj, structure);
+        obj.notify("num-viewers");
+    }
+
+    pub(super) fn announce(&self, uri: &str) {
+        let obj = self.obj();
+        obj.notify("port");
+        obj.notify("uri");
+        let structure = gst::Structure::builder("icd-uri").field("uri", uri).build();
+        post(&*obj, structure);
+        gst::element_imp_info!(
+            self,
+            gst::ResourceError::OpenWrite,
+            ("Viewers join with {uri}"),
+            ["gst-launch-1.0 playbin3 uri={uri}"]
+        );
+    }
+
+    /// Tells the node what may change while it works.
+    pub(super) fn tell_settings(&self) {
+        let (upload, viewers) = {
+            let settings = lock(&self.settings);
+            (settings.upload(), settings.viewers())
+        };
+        if let Some(started) = lock(&self.state).as_mut() {
+            let said = [Input::Upload(upload), Input::MaxViewers(viewers)]
+                .into_iter()
+                .all(|input| started.seed.offer(input));
+            started.unsaid = !said;
+        }
+    }
+
+    /// What no event tells of. Called several times a second.
+    pub(super) fn look_around(&self) {
+        self.check_uplink();
+        if lock(&self.state).as_ref().is_some_and(|s| s.unsaid) {
+            self.tell_settings();
+        }
+    }
+}
