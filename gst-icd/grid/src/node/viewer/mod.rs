@@ -56,7 +56,7 @@ const SPOKE: Duration = Duration::from_millis(400);
 const REPORT: Duration = Duration::from_secs(1);
 /// What it can give changed: newcomers may wait for it.
 const REPORT_SOON: Duration = Duration::from_millis(250);
-const PEER_PING: Duration = Duration::from_secs(10);
+const PEER_PING: Duration = Duration::from_secs(4);
 const SEED_PING: Duration = Duration::from_secs(1);
 /// The seed is gone when it answers nothing for this long.
 const SEED_SILENCE: Duration = Duration::from_secs(3);
