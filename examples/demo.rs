@@ -34,6 +34,15 @@ who feeds it by how many stripes of the stream (viewer 2 by six, the seed by two
 sums up: frames_lost is what viewers did not get of what was sent while they watched, offload the
 share of their bytes that came from viewers.";
 
+/// Prints a line; who reads no more (`| head`) ends the demo.
+macro_rules! say {
+    ($($text:tt)*) => {
+        if writeln!(std::io::stdout(), $($text)*).is_err() {
+            std::process::exit(1);
+        }
+    };
+}
+
 /// What a viewer may send, in bits per second.
 const UPLOAD: u64 = 12_000_000;
 
@@ -360,7 +369,7 @@ impl Totals {
             let old = viewer.born.elapsed() > BEGUN;
             let bad = (account.first.is_none() && old) || account.foreign > 0;
             if bad && account.first.is_none() && log.buffers.is_empty() {
-                println!("viewer {} received nothing", viewer.name);
+                say!("viewer {} received nothing", viewer.name);
             }
             // The start is looked for among what was sent; too little of it tells nothing.
             let young = account.first.is_none() && !old;
@@ -369,7 +378,7 @@ impl Totals {
                 false => (account.lost, account.foreign),
             };
             if lost > 0 || foreign > 0 || log.error.is_some() {
-                println!(
+                say!(
                     "viewer {}: {lost} lost and {foreign} not as sent, of {}; {}",
                     viewer.name,
                     log.buffers.len(),
@@ -511,7 +520,7 @@ fn run(options: &Options) -> Result<bool, String> {
         .iter()
         .any(|v| std::env::var_os(v).is_some());
     if !display && !options.headless {
-        println!("no display: no window is opened");
+        say!("no display: no window is opened");
     }
     let seed = Stopped(broadcaster(options.film.as_deref())?);
     let sent = Sent::default();
@@ -534,10 +543,10 @@ fn run(options: &Options) -> Result<bool, String> {
     let uri = sink
         .property::<Option<String>>("uri")
         .ok_or("the seed has no URI")?;
-    println!("viewers join with {uri}");
+    say!("viewers join with {uri}");
     let stopped = on_interrupt()?;
     if options.seconds.is_none() {
-        println!("Ctrl-C to end");
+        say!("Ctrl-C to end");
     }
     let start = Instant::now();
     let mut names = 0;
@@ -567,7 +576,7 @@ fn run(options: &Options) -> Result<bool, String> {
                 totals.close(&victim, &sent);
                 killed += 1;
                 let sent = victim.log(|log| log.figures.sent) / 1000;
-                println!("viewer {} killed, which had sent {sent} kB", victim.name);
+                say!("viewer {} killed, which had sent {sent} kB", victim.name);
             }
         }
         table(&viewers, start);
@@ -578,7 +587,7 @@ fn run(options: &Options) -> Result<bool, String> {
                 return Err(format!("the broadcaster failed: {}", e.error()));
             }
             Some(_) => {
-                println!("the film is over");
+                say!("the film is over");
                 break;
             }
             None => {}
@@ -601,19 +610,19 @@ fn run(options: &Options) -> Result<bool, String> {
     lags.sort_unstable();
     let p50 = lags.get(lags.len() / 2).map_or(0, |l| l.0);
     let p99 = lags.iter().map(|l| l.1).max().unwrap_or(0);
-    println!(
+    say!(
         "the seed sent {:.2} times the stream in {:.0} s",
         verdict.copies,
         elapsed.as_secs_f64()
     );
     drop(seed);
     for fault in verdict.faults() {
-        println!(
+        say!(
             "{}: {fault}",
             if options.headless { "FAILED" } else { "note" }
         );
     }
-    println!(
+    say!(
         "viewers={} killed={killed} frames_lost={} offload={:.1}% lag_p50_ms={p50} lag_p99_ms={p99}",
         viewers.len(),
         verdict.frames_lost,
@@ -625,7 +634,7 @@ fn run(options: &Options) -> Result<bool, String> {
 /// Who feeds whom by how many stripes (`3:2`: viewer 3 by two), lag (half of the pieces, and all but
 /// one in a hundred), bytes from the seed and from viewers.
 fn table(viewers: &[Viewer], start: Instant) {
-    println!("-- {:.0} s", start.elapsed().as_secs_f64());
+    say!("-- {:.0} s", start.elapsed().as_secs_f64());
     let ids = viewers
         .iter()
         .map(|v| (v.log(|log| log.figures.id.clone()), v.name));
@@ -638,7 +647,7 @@ fn table(viewers: &[Viewer], start: Instant) {
     for viewer in viewers {
         viewer.log(|log| {
             let f = &log.figures;
-            println!(
+            say!(
                 "viewer {:2}  lag {:4}/{:4} ms  lost {:3}  seed {:6} kB  peers {:6} kB  sent {:6} kB  from {}",
                 viewer.name,
                 f.lag_p50,

@@ -133,7 +133,7 @@ fn a_viewer_that_waited_for_the_broadcaster_says_when_the_stream_comes() {
     let seed = launch(&format!("{SOURCE} ! icdsink address=127.0.0.1 port={port}"));
     seed.set_state(gst::State::Playing).expect("PLAYING");
     let info = messages(&viewer, gst::MessageType::Info, "the stream comes");
-    let told = "missed because nobody broadcasts at 127.0.0.1";
+    let told = "what was wrong: nobody broadcasts at 127.0.0.1";
     assert!(info.iter().any(|i| i.contains(told)), "{info:?}");
     viewer.set_state(gst::State::Null).expect("NULL");
     seed.set_state(gst::State::Null).expect("NULL");

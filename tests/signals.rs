@@ -171,6 +171,14 @@ fn who_comes_and_goes_is_told_with_the_number_that_is_there_then() {
     stop(&third);
     let stats = sink.property::<gst::Structure>("stats");
     assert!(stats.get::<u64>("viewers-refused").expect("a count") >= 2);
+    let bus = pipeline.bus().expect("a bus");
+    let refused = bus
+        .iter_filtered(&[gst::MessageType::Element])
+        .any(|message| {
+            let name = message.structure().map(|s| s.name().to_string());
+            name.as_deref() == Some("icd-peer-refused")
+        });
+    assert!(refused, "the broadcaster is told");
     stop(&first);
     until("the second gets the place", || none.len() > 10);
     until("it was told", || removed.load(Ordering::SeqCst) == 1);

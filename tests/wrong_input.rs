@@ -117,7 +117,7 @@ fn a_timeout_ends_in_an_error_that_says_so() {
     for (settings, expected) in [
         (
             "uri=icd://127.0.0.1:9 timeout=500",
-            "no stream for 500 ms: check that the broadcaster runs",
+            "no stream for 500 ms: check that the broadcaster runs at 127.0.0.1:9",
         ),
         (
             "uri=icd://nowhere.invalid timeout=2000",
@@ -132,6 +132,18 @@ fn a_timeout_ends_in_an_error_that_says_so() {
         });
         viewer.set_state(gst::State::Null).expect("NULL");
     }
+}
+
+#[test]
+fn a_broadcaster_that_is_there_and_sends_nothing_is_told_of() {
+    init();
+    let seed = launch("appsrc ! icdsink name=seed address=127.0.0.1 port=0");
+    seed.set_state(gst::State::Playing).expect("PLAYING");
+    says(
+        &format!("icdsrc uri={} ! fakesink", viewers_uri(&seed)),
+        "its stream has not begun",
+    );
+    seed.set_state(gst::State::Null).expect("NULL");
 }
 
 #[test]
@@ -218,9 +230,20 @@ fn wrong_settings_of_a_seed() {
         &sink(&format!("uri=icd://{key}@127.0.0.1:0")),
         "without key-file every start makes another key",
     );
+    let bytes = launch("filesrc location=/dev/zero ! icdsink address=127.0.0.1 port=0");
+    let _ = bytes.set_state(gst::State::Playing);
+    assert!(complaint(&bytes).contains("put a parser in front"));
+    let next = complaint(&bytes);
+    assert!(!next.contains("put a parser"), "it was said: {next}");
+    let _ = bytes.set_state(gst::State::Null);
+    let empty = folder.path("empty.ts");
+    std::fs::write(&empty, "").expect("a file");
     says(
-        "filesrc location=/dev/zero ! icdsink address=127.0.0.1 port=0",
-        "put a parser in front",
+        &format!(
+            "filesrc location={} ! tsparse set-timestamps=true ! icdsink address=127.0.0.1 port=0",
+            empty.display()
+        ),
+        "nothing was broadcast",
     );
 }
 

@@ -24,12 +24,16 @@ pub(crate) enum BadUri {
     NoHost,
     #[error("the URI names a key and no host: icd://KEY@host:port")]
     OnlyKey,
-    #[error("{0:?} is no port: a number from 0 to 65535 follows the last colon of the host")]
+    #[error(
+        "{0:?} is no port: a number from 1 to 65535 (0 at icdsink: a free one) follows the last colon of the host"
+    )]
     Port(String),
     #[error("{0:?} is no host: a name or an IP address stands there, and after it at most :port")]
     Host(String),
     #[error("an IPv6 address stands in brackets: icd://KEY@[2001:db8::1]:port")]
     Brackets,
+    #[error("{0:?} has a zone, which is not understood: use an address that is valid everywhere")]
+    Zone(String),
     #[error("{0}")]
     Key(#[from] icd_grid::ids::BadStreamKey),
     #[error("{0:?} is no parameter: write name=value")]
@@ -129,6 +133,9 @@ fn split_host(text: &str) -> Result<(String, Option<u16>), BadUri> {
     };
     if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or(BadUri::Brackets)?;
+        if host.contains('%') {
+            return Err(BadUri::Zone(host.into()));
+        }
         host.parse::<std::net::Ipv6Addr>()
             .map_err(|_| BadUri::Brackets)?;
         return match rest.strip_prefix(':') {
@@ -142,10 +149,6 @@ fn split_host(text: &str) -> Result<(String, Option<u16>), BadUri> {
         return Err(BadUri::Brackets);
     }
     let port = port(number)?;
-    // A port alone is all addresses, to those that listen.
-    if host.is_empty() && port.is_none() {
-        return Err(BadUri::NoHost);
-    }
     if !host.chars().all(of_a_name) {
         return Err(BadUri::Host(host.into()));
     }
@@ -229,12 +232,15 @@ mod tests {
         let said = |text: &str| IcdUri::parse(text).unwrap_err();
         assert_eq!(said("http://a"), BadUri::Scheme);
         assert_eq!(said("icd"), BadUri::Scheme);
-        assert_eq!(said("icd://"), BadUri::NoHost);
         assert_eq!(said("icd://a:70000"), BadUri::Port("70000".into()));
         assert_eq!(said("icd://a/b"), BadUri::Host("a/b".into()));
         assert_eq!(said("icd://a b"), BadUri::Host("a b".into()));
         assert_eq!(said("icd://::1"), BadUri::Brackets);
         assert_eq!(said("icd://[::1"), BadUri::Brackets);
+        assert_eq!(
+            said("icd://[fe80::1%eth0]"),
+            BadUri::Zone("fe80::1%eth0".into())
+        );
         assert!(matches!(said("icd://short@a"), BadUri::Key(_)));
         assert_eq!(said("icd://a?latency"), BadUri::Parameter("latency".into()));
     }

@@ -25,7 +25,10 @@ fn must_come(event: &Event) -> bool {
         | Event::PeerAdded { .. }
         | Event::PeerRemoved { .. }
         | Event::Drained => true,
-        Event::Epoch(_) | Event::Failover { .. } | Event::Fault { .. } => false,
+        Event::TurnedAway { .. }
+        | Event::Epoch(_)
+        | Event::Failover { .. }
+        | Event::Fault { .. } => false,
     }
 }
 

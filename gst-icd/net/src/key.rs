@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey};
+use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
 use icd_grid::{NodeId, StreamKey};
 
 /// No key file has so many bytes.
@@ -95,8 +95,12 @@ impl Key {
 
     fn make(path: &Path) -> Result<Self, KeyError> {
         let key = Self::random()?;
-        let pem = key
-            .0
+        // Without the public half, which OpenSSL 3.0 does not read.
+        let halves = KeypairBytes {
+            secret_key: key.0.to_bytes(),
+            public_key: None,
+        };
+        let pem = halves
             .to_pkcs8_pem(LineEnding::LF)
             .map_err(|_| KeyError::Content(path.into()))?;
         let mut options = std::fs::OpenOptions::new();

@@ -52,6 +52,9 @@ pub(super) struct Started {
     pub(super) narrow: Option<(Instant, bool)>,
     /// The node was too busy to be told of new settings.
     pub(super) unsaid: bool,
+    /// A buffer came.
+    pub(super) any: bool,
+    pub(super) format_told: bool,
 }
 
 /// Whether EOS still waits.
@@ -267,6 +270,8 @@ impl IcdSink {
             viewers: BTreeSet::new(),
             narrow: None,
             unsaid: false,
+            any: false,
+            format_told: false,
         });
         gst::info!(CAT, imp = self, "listening, viewers join with {uri}");
         self.announce(&uri);
@@ -530,6 +535,7 @@ impl BaseSinkImpl for IcdSink {
                 return Err(gst::FlowError::Error);
             }
         };
+        started.any = true;
         let early = self.is_early(packed.running);
         let tell = early && !std::mem::replace(&mut started.told_unpaced, early);
         let behind = !Self::offer(started, packed);
@@ -551,14 +557,7 @@ impl BaseSinkImpl for IcdSink {
         let mut behind = false;
         match event.view() {
             gst::EventView::Segment(segment) if segment.segment().format() != gst::Format::Time => {
-                gst::element_imp_error!(
-                    self,
-                    gst::StreamError::Format,
-                    (
-                        "a stream without time stamps ({:?} segment) can't be broadcast: put a parser in front of icdsink, tsparse set-timestamps=true for MPEG-TS, parsebin for the rest",
-                        segment.segment().format()
-                    )
-                );
+                self.tell_format(segment.segment().format());
                 return false;
             }
             gst::EventView::Tag(tags) => {
@@ -603,6 +602,7 @@ impl BaseSinkImpl for IcdSink {
                 if preroll(&*self.obj(), &event).is_err() {
                     return false;
                 }
+                self.check_empty();
                 self.drain();
             }
             _ => {}

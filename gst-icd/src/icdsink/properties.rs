@@ -24,7 +24,7 @@ pub(super) fn properties() -> Vec<glib::ParamSpec> {
             .build(),
         glib::ParamSpecString::builder("uri")
             .nick("URI")
-            .blurb("Set: icd://[address]:port?property=value&… . Read once started: the URI that viewers open, with the stream's key")
+            .blurb("Set: icd://ADDRESS:PORT?property=value&…, each of which may be left out. Read once started: the URI that viewers open, with the stream's key")
             .mutable_ready()
             .build(),
         glib::ParamSpecString::builder("key-file")

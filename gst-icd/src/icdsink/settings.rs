@@ -131,6 +131,9 @@ mod tests {
         let low = settings.apply("icd://127.0.0.1:1?buffer-time=3");
         assert!(low.unwrap_err().contains("from 500 to 600000"));
         assert_eq!(settings.port, 9000);
+        settings.apply("icd://?buffer-time=1000").unwrap();
+        let all = (icd_net::DEFAULT_PORT, Ok(None));
+        assert_eq!((settings.port, settings.bind()), all);
         settings.apply("icd://:9001").unwrap();
         assert_eq!((settings.port, settings.bind()), (9001, Ok(None)));
         assert!(

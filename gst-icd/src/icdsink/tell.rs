@@ -94,6 +94,15 @@ impl IcdSink {
                     self.removed(id, why);
                 }
             }
+            Event::TurnedAway { id, addr, why } => {
+                gst::info!(CAT, imp = self, "viewer {id} refused, {addr}: {why:?}");
+                let structure = gst::Structure::builder("icd-peer-refused")
+                    .field("id", id.whole())
+                    .field("address", addr.to_string())
+                    .field("reason", format!("{why:?}"))
+                    .build();
+                post(&*obj, structure);
+            }
             Event::Fault { id, what } => {
                 gst::warning!(CAT, imp = self, "viewer {id} dropped: {what}");
                 Faults::tell(&self.faults, &*obj, &id.whole(), what);
@@ -143,6 +152,33 @@ impl IcdSink {
                 .into_iter()
                 .all(|input| started.seed.offer(input));
             started.unsaid = !said;
+        }
+    }
+
+    /// The stream ends, and nothing was in it.
+    pub(super) fn check_empty(&self) {
+        let empty = lock(&self.state).as_ref().is_some_and(|s| !s.any);
+        if empty {
+            gst::element_imp_warning!(
+                self,
+                gst::StreamError::Failed,
+                ("nothing was broadcast: the stream ended before its first buffer; check what is in front of icdsink")
+            );
+        }
+    }
+
+    /// Says once what can't be broadcast; it comes again with every buffer.
+    pub(super) fn tell_format(&self, format: gst::Format) {
+        let said = match lock(&self.state).as_mut() {
+            Some(started) => std::mem::replace(&mut started.format_told, true),
+            None => true,
+        };
+        if !said {
+            gst::element_imp_error!(
+                self,
+                gst::StreamError::Format,
+                ("a stream without time stamps ({format:?} segment) can't be broadcast: put a parser in front of icdsink, tsparse set-timestamps=true for MPEG-TS, parsebin for the rest (MP4 does not stream: mux it anew, mpegtsmux)")
+            );
         }
     }
 

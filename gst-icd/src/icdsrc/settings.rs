@@ -166,6 +166,7 @@ mod tests {
         assert!(settings.apply("icd://host?latency=soon").is_err());
         assert!(settings.apply("icd://host?port=3").is_err());
         assert!(settings.apply("icd://:9000").is_err());
+        assert!(settings.apply("icd://").unwrap_err().contains("no host"));
         assert!(settings.apply("icd://239.1.2.3").is_err());
         assert_eq!(settings.latency.as_millis(), 500);
         assert!(Settings::default().config().unwrap_err().contains("uri="));

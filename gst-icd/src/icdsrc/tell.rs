@@ -15,6 +15,22 @@ use crate::application::{Faults, lock, post};
 /// The progress is over after so long, whether the grid was joined or not.
 const PROGRESS: Duration = Duration::from_secs(1);
 
+/// Without any stream for so long the application is told.
+const SILENCE: Duration = Duration::from_secs(8);
+
+/// Why nothing comes from a broadcaster that was reached.
+fn nothing_comes(status: IcdSrcStatus) -> Option<&'static str> {
+    match status {
+        IcdSrcStatus::Waiting => Some(
+            "the broadcaster is there, its stream has not begun; check its pipeline and its uplink",
+        ),
+        IcdSrcStatus::Starving => Some(
+            "the stream stopped coming; check that the broadcaster runs, its pipeline and its uplink",
+        ),
+        _ => None,
+    }
+}
+
 impl IcdSrc {
     fn element_message(&self, structure: gst::Structure) {
         post(&*self.obj(), structure);
@@ -65,6 +81,7 @@ impl IcdSrc {
     pub(super) fn look_around(&self) {
         self.repeat_settings();
         self.check_progress();
+        self.check_silence();
         self.check_losses();
         self.check_timeout();
     }
@@ -91,6 +108,22 @@ impl IcdSrc {
         }
     }
 
+    /// A broadcaster that is there and sends nothing.
+    fn check_silence(&self) {
+        let reason = match lock(&self.state).as_ref() {
+            Some(started) if started.told.is_none() => {
+                let since = started.alive.unwrap_or(started.began);
+                (since.elapsed() >= SILENCE)
+                    .then(|| nothing_comes(started.status))
+                    .flatten()
+            }
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            self.warn_once(reason, ". Waiting for it");
+        }
+    }
+
     /// Whoever sees a broken picture should know where to look.
     fn check_losses(&self) {
         let now = Instant::now();
@@ -105,7 +138,7 @@ impl IcdSrc {
             gst::element_imp_warning!(
                 self,
                 gst::ResourceError::Read,
-                ("{share} % of the stream did not come in time: the uplinks of broadcaster and viewers, or this downlink, carry less than it takes. Broadcast at a lower bitrate, raise max-upload-bitrate, or raise latency here")
+                ("{share} % of the stream did not come in time: the uplinks of broadcaster and viewers, or this downlink, carry less than it takes, or this pipeline stood still. Broadcast at a lower bitrate, raise max-upload-bitrate, or raise latency here")
             );
         }
     }
@@ -130,7 +163,7 @@ impl IcdSrc {
                 self,
                 gst::ResourceError::OpenRead,
                 ("The broadcaster is there, the stream comes"),
-                ["the stream comes; it was missed because {missed}"]
+                ["the stream comes (what was wrong: {missed})"]
             );
         }
         match status {
@@ -190,22 +223,35 @@ impl IcdSrc {
                 Faults::tell(&self.faults, &*self.obj(), &id.whole(), &what);
             }
             Event::Epoch(epoch) => gst::info!(CAT, imp = self, "epoch {}", epoch.0),
-            Event::AskAdmission { .. } | Event::Drained => {}
+            Event::AskAdmission { .. } | Event::TurnedAway { .. } | Event::Drained => {}
         }
+    }
+
+    /// Where the URI says that the broadcaster is.
+    fn hosts(&self) -> String {
+        let settings = lock(&self.settings);
+        let hosts = settings.uri.iter().flat_map(|(_, uri)| &uri.hosts);
+        let written = hosts.map(|(host, port)| match host.contains(':') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        });
+        written.collect::<Vec<_>>().join(", ")
     }
 
     /// Why the broadcaster is not reached, and what comes next.
     fn explain(&self, why: &str) -> (String, &'static str) {
         const AGAIN: &str = ". Trying again";
-        let hosts = lock(&self.settings).uri.as_ref().map(|(_, uri)| {
-            let hosts = uri
-                .hosts
-                .iter()
-                .map(|(host, port)| format!("{host}:{port}"));
-            hosts.collect::<Vec<_>>().join(", ")
-        });
-        let host = hosts.unwrap_or_default();
-        if why.contains("differs from the one that was expected") {
+        let host = self.hosts();
+        let named = lock(&self.settings)
+            .uri
+            .as_ref()
+            .is_some_and(|(_, uri)| uri.key.is_some());
+        if why.contains("differs from the one that was expected") && !named {
+            let reason = format!(
+                "{host} broadcasts under another key than when this viewer came: the URI names none, and the first that answered is believed. Start the viewer again to believe the new one"
+            );
+            (reason, "")
+        } else if why.contains("differs from the one that was expected") {
             let reason = format!(
                 "{host} broadcasts under another key than the URI names: it is refused. Ask the broadcaster for the present URI (and to use key-file, which keeps it)"
             );
@@ -258,11 +304,11 @@ impl IcdSrc {
             return;
         }
         let mut reason = None;
-        let mut reached = false;
+        let mut status = IcdSrcStatus::Connecting;
         let over = match lock(&self.state).as_mut() {
             Some(started) => {
                 reason.clone_from(&started.told);
-                reached = !matches!(started.status, IcdSrcStatus::Connecting);
+                status = started.status;
                 let flows = matches!(started.status, IcdSrcStatus::Running | IcdSrcStatus::Ended);
                 if flows {
                     started.alive = Some(Instant::now());
@@ -274,14 +320,9 @@ impl IcdSrc {
             None => false,
         };
         if over {
-            let reason = reason.unwrap_or_else(|| {
-                let reason = match reached {
-                    true => {
-                        "the broadcaster is there, but its stream does not come; check its pipeline and its uplink"
-                    }
-                    false => "check that the broadcaster runs",
-                };
-                reason.into()
+            let reason = reason.unwrap_or_else(|| match nothing_comes(status) {
+                Some(reason) => reason.into(),
+                None => format!("check that the broadcaster runs at {}", self.hosts()),
             });
             gst::element_imp_error!(
                 self,

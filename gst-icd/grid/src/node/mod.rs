@@ -241,6 +241,15 @@ pub enum Event {
         /// Where.
         addr: SocketAddr,
     },
+    /// Seed: a viewer was refused.
+    TurnedAway {
+        /// Its key.
+        id: NodeId,
+        /// Where the seed sees it.
+        addr: SocketAddr,
+        /// Why.
+        why: Refusal,
+    },
     /// It left.
     PeerRemoved {
         /// Its key.

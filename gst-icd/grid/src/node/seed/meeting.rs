@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The longest latency is told in steps of this.
+const LATENCY_STEP_MS: u32 = 100;
+
 impl Seed {
     pub(super) fn renew_tickets(&mut self, now: Instant) {
         self.renewed = now;
@@ -43,7 +46,9 @@ impl Seed {
         } else if Duration::from_millis(u64::from(hello.latency_ms)) > most
             && !self.admitted(id, &hello)
         {
+            // Groups of pictures vary a little, and who follows this shall not be refused again.
             let most_ms = most.as_millis().min(u128::from(u32::MAX)) as u32;
+            let most_ms = most_ms - most_ms % LATENCY_STEP_MS;
             Some(Refusal::Latency { most_ms })
         } else {
             self.seat.has_room().err()
@@ -79,6 +84,10 @@ impl Seed {
 
     pub(super) fn refuse(&mut self, peer: PeerId, refusal: Refusal) {
         self.refusals = self.refusals.saturating_add(1);
+        if let Some((id, addr)) = self.relay.peers.get(&peer).map(|p| (p.id, p.addr)) {
+            let why = refusal.clone();
+            self.relay.tell(Event::TurnedAway { id, addr, why });
+        }
         self.relay.send(peer, &Message::Refuse(refusal));
         self.relay.close(peer, Close::Refused);
     }
