@@ -71,47 +71,52 @@ impl Rescue {
         latency.mul_f64(PEERS_FROM * DETACHED)
     }
 
-    /// Whom to ask for what now. `knows` says whether a neighbour is likely to have a piece;
+    /// Forgets what came, and what nobody answered in time. Of what is missing: what somebody may
+    /// be asked for now.
+    pub fn due(&mut self, missing: &[Missing], latency: Duration, now: Instant) -> Vec<Missing> {
+        let wanted: BTreeSet<Seq> = missing.iter().map(|m| m.seq).collect();
+        self.pulls.retain(|seq, _| wanted.contains(seq));
+        for pull in self.pulls.values_mut() {
+            pull.outstanding.take_if(|(_, until)| *until <= now);
+        }
+        let peers_from = latency.mul_f64(PEERS_FROM);
+        let is_due = |item: &&Missing| {
+            let from = match item.detached {
+                true => peers_from.mul_f64(DETACHED),
+                false => peers_from,
+            };
+            let waits = self.pulls.get(&item.seq).is_some_and(|pull| {
+                pull.outstanding.is_some() || pull.not_before.is_some_and(|at| at > now)
+            });
+            item.slack <= from && !waits
+        };
+        missing.iter().filter(is_due).copied().collect()
+    }
+
+    /// Whom to ask for what is [`Rescue::due`]. `knows` says whether a neighbour is likely to have a piece;
     /// `salt` is this node's own: what none of its neighbours has, the nodes around it lack as
     /// well, and not all of them shall ask the seed in the same moment. The first to have it
     /// serve the others.
     pub fn plan(
         &mut self,
-        missing: &[Missing],
+        due: &[Missing],
         sources: &[Source],
         latency: Duration,
         knows: impl Fn(PeerId, Seq) -> bool,
         salt: u64,
         now: Instant,
     ) -> BTreeMap<PeerId, Vec<Seq>> {
-        let wanted: BTreeSet<Seq> = missing.iter().map(|m| m.seq).collect();
-        self.pulls.retain(|seq, _| wanted.contains(seq));
         let mut load: BTreeMap<PeerId, usize> = BTreeMap::new();
-        for pull in self.pulls.values_mut() {
-            match pull.outstanding {
-                Some((_, until)) if until <= now => pull.outstanding = None,
-                Some((peer, _)) => *load.entry(peer).or_default() += 1,
-                None => {}
-            }
+        for (peer, _) in self.pulls.values().filter_map(|pull| pull.outstanding) {
+            *load.entry(peer).or_default() += 1;
         }
         let peers_from = latency.mul_f64(PEERS_FROM);
         let seed = sources.iter().find(|s| s.seed);
         let needs = seed.map_or(Duration::ZERO, |s| s.rtt * 5 / 2 + SEED_NEEDS);
         let seed_from = latency.mul_f64(SEED_FROM).max(needs).min(peers_from);
         let mut plan: BTreeMap<PeerId, Vec<Seq>> = BTreeMap::new();
-        for item in missing {
-            let from = if item.detached {
-                peers_from.mul_f64(DETACHED)
-            } else {
-                peers_from
-            };
-            if item.slack > from {
-                continue;
-            }
+        for item in due {
             let pull = self.pulls.entry(item.seq).or_default();
-            if pull.outstanding.is_some() || pull.not_before.is_some_and(|at| at > now) {
-                continue;
-            }
             let knowing: Vec<_> = sources
                 .iter()
                 .filter(|s| !s.seed && knows(s.peer, item.seq))
@@ -204,14 +209,25 @@ mod tests {
         }]
     }
 
+    fn ask(
+        rescue: &mut Rescue,
+        missing: &[Missing],
+        sources: &[Source],
+        knows: impl Fn(PeerId, Seq) -> bool,
+        salt: u64,
+        now: Instant,
+    ) -> BTreeMap<PeerId, Vec<Seq>> {
+        let due = rescue.due(missing, LATENCY, now);
+        rescue.plan(&due, sources, LATENCY, knows, salt, now)
+    }
+
     #[test]
     fn nothing_is_pulled_early_and_the_seed_is_asked_last() {
         let now = Instant::now();
         let sources = [source(1, true), source(2, false)];
         let mut rescue = Rescue::default();
-        let plan = |r: &mut Rescue, slack, at| {
-            r.plan(&missing(slack), &sources, LATENCY, |_, _| true, 1, at)
-        };
+        let plan =
+            |r: &mut Rescue, slack, at| ask(r, &missing(slack), &sources, |_, _| true, 1, at);
         assert!(plan(&mut rescue, 1500, now).is_empty());
         let first = plan(&mut rescue, 790, now);
         assert_eq!(first.keys().collect::<Vec<_>>(), [&PeerId(2)]);
@@ -238,7 +254,7 @@ mod tests {
         let asked = |slack| {
             let sources = [source(1, true), peer];
             let mut rescue = Rescue::default();
-            let plan = rescue.plan(&missing(slack), &sources, LATENCY, |_, _| true, 1, now);
+            let plan = ask(&mut rescue, &missing(slack), &sources, |_, _| true, 1, now);
             plan.keys().copied().collect::<Vec<_>>()
         };
         assert_eq!(asked(501), [PeerId(2)]);
@@ -250,8 +266,7 @@ mod tests {
         let now = Instant::now();
         let sources = [source(2, false), source(3, false)];
         let mut rescue = Rescue::default();
-        let plan =
-            |r: &mut Rescue, at| r.plan(&missing(700), &sources, LATENCY, |_, _| true, 1, at);
+        let plan = |r: &mut Rescue, at| ask(r, &missing(700), &sources, |_, _| true, 1, at);
         assert!(plan(&mut rescue, now).contains_key(&PeerId(2)));
         rescue.refused(PeerId(2), false, Seq(9), now);
         assert!(plan(&mut rescue, now).contains_key(&PeerId(3)));
@@ -265,7 +280,7 @@ mod tests {
         let mut rescue = Rescue::default();
         let asked = (0..1200).rev().find(|slack| {
             let now = now + (1200 - slack) * MS;
-            let plan = rescue.plan(&missing(*slack), &sources, LATENCY, |_, _| true, 1, now);
+            let plan = ask(&mut rescue, &missing(*slack), &sources, |_, _| true, 1, now);
             for peer in plan.keys().filter(|p| **p != PeerId(1)) {
                 rescue.refused(*peer, false, Seq(9), now);
             }
@@ -279,10 +294,10 @@ mod tests {
         let now = Instant::now();
         let sources = [source(2, false), source(3, false)];
         let mut rescue = Rescue::default();
-        let first = rescue.plan(&missing(700), &sources, LATENCY, |_, _| true, 1, now);
+        let first = ask(&mut rescue, &missing(700), &sources, |_, _| true, 1, now);
         assert!(first.contains_key(&PeerId(2)));
         let later = now + 171 * MS;
-        let second = rescue.plan(&missing(529), &sources, LATENCY, |_, _| true, 1, later);
+        let second = ask(&mut rescue, &missing(529), &sources, |_, _| true, 1, later);
         assert!(second.contains_key(&PeerId(3)));
     }
 
@@ -294,8 +309,14 @@ mod tests {
             let mut rescue = Rescue::default();
             (0..2000).rev().find(|slack| {
                 let now = now + (2000 - slack) * MS;
-                let plan =
-                    rescue.plan(&missing(*slack), &sources, LATENCY, |_, _| false, salt, now);
+                let plan = ask(
+                    &mut rescue,
+                    &missing(*slack),
+                    &sources,
+                    |_, _| false,
+                    salt,
+                    now,
+                );
                 plan.contains_key(&PeerId(1))
             })
         };
@@ -314,7 +335,7 @@ mod tests {
             ..source(1, true)
         }];
         let mut rescue = Rescue::default();
-        let plan = rescue.plan(&missing(570), &sources, LATENCY, |_, _| true, 1, now);
+        let plan = ask(&mut rescue, &missing(570), &sources, |_, _| true, 1, now);
         assert!(plan.contains_key(&PeerId(1)));
     }
 }

@@ -183,6 +183,10 @@ impl Viewer {
         if missing.is_empty() || stripes == 0 {
             return;
         }
+        let due = self.rescue.due(&missing, self.settings.latency, now);
+        if due.is_empty() {
+            return;
+        }
         let peers = &self.relay.peers;
         let sources: Vec<_> = peers
             .iter()
@@ -215,7 +219,7 @@ impl Viewer {
         let salt = self.relay.me.short();
         let plan = self
             .rescue
-            .plan(&missing, &sources, self.settings.latency, knows, salt, now);
+            .plan(&due, &sources, self.settings.latency, knows, salt, now);
         for (peer, seqs) in plan {
             self.cancel_elsewhere(peer, &seqs);
             let epoch = self.relay.epoch;
