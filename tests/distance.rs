@@ -4,10 +4,10 @@
 use std::process::Command;
 use std::time::Duration;
 
-use gst_icd_suite::init;
 use gst_icd_suite::lab::{self, Lab, Line};
 use gst_icd_suite::ordeal::{Place, SEED, ordeal};
-use gst_icd_suite::processes::GST_LAUNCH;
+use gst_icd_suite::processes::{GST_LAUNCH, Launched, Scratch};
+use gst_icd_suite::{init, until};
 
 /// What viewers may send, in copies of the stream.
 const UPLOADS: [f64; 12] = [3.0, 1.0, 1.5, 0.5, 2.0, 0.75, 2.5, 1.0, 0.5, 1.5, 2.0, 1.25];
@@ -79,6 +79,50 @@ fn who_is_told_to_give_less_does_and_the_others_lose_nothing() {
     let mut uploads = [1.5; 12];
     uploads[6] = 0.5;
     stands(uploads, false);
+}
+
+/// A viewer that does not relay sends what it acknowledges, and a few messages. Over a line that
+/// paces them, packets come one by one, and by the standard every second would be acknowledged:
+/// 2.5 % of what is received.
+#[test]
+fn acknowledgements_take_little_of_an_uplink() {
+    if lab::outside("acknowledgements_take_little_of_an_uplink") {
+        return;
+    }
+    init();
+    let line = Line {
+        up: 4_000_000,
+        delay: Duration::from_millis(20),
+        loss: 0.0,
+    };
+    let lab = Lab::new(&[line; 2]);
+    let scratch = Scratch::new("acknowledgements");
+    let run = |host, pipeline: &str, name| {
+        let mut command = lab::command(host, GST_LAUNCH);
+        command.args(pipeline.split(' '));
+        Launched::command(command, &scratch.path(name))
+    };
+    let _seed = run(
+        0,
+        "videotestsrc is-live=true pattern=snow ! video/x-raw,width=320,height=240,framerate=25/1 ! x264enc tune=zerolatency speed-preset=ultrafast bitrate=2500 key-int-max=25 ! h264parse ! icdsink",
+        "seed",
+    );
+    let uri = format!("icd://{}", lab::address(0));
+    let viewer = run(
+        1,
+        &format!("icdsrc relay=false uri={uri} ! fakesink"),
+        "viewer",
+    );
+    let sent = || (lab.sent(0).0, lab.sent(1).0);
+    until("the start is over", || sent().0 > 1_500_000);
+    let before = sent();
+    until("ten seconds of the stream", || {
+        sent().0 > before.0 + 3_000_000
+    });
+    let (received, back) = (sent().0 - before.0, sent().1 - before.1);
+    let share = back as f64 / received as f64;
+    println!("{back} bytes for {received}: {:.2} %", share * 100.0);
+    assert!(share < 0.012, "{share}: {}", viewer.said());
 }
 
 fn stands(uploads: [f64; 12], far: bool) {
