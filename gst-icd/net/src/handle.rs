@@ -22,6 +22,8 @@ use crate::socket::{BindError, bind};
 /// Items between an element and its node, and their bytes. When it is full the item is dropped
 /// and counted. A key frame of a transport stream may be thousands of items of one packet each.
 const MAX_INPUT: usize = 32 * 1024;
+/// Of these, kept free of the stream: settings, answers and the end are few, and not to be lost.
+const RESERVED: usize = 1024;
 const MAX_INPUT_BYTES: usize = 64 * 1024 * 1024;
 /// Payloads between a node and its player; the rest waits in the window, which evicts.
 const MAX_MEDIA: usize = 64;
@@ -94,16 +96,18 @@ struct Running {
 }
 
 impl Running {
-    /// Never waits; false if the node is behind.
+    /// Never waits; false if the node is so far behind that an item of the stream is dropped, or
+    /// if it is over.
     fn offer(&self, input: Input) -> bool {
         let bytes = match &input {
             Input::Item { data, .. } => data.len(),
-            _ => 0,
+            _ => return self.input.try_send(input).is_ok(),
         };
         let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
         // One item of any size always fits.
-        let fits = bytes == 0 || before == 0 || before + bytes <= MAX_INPUT_BYTES;
-        let taken = fits && self.input.try_send(input).is_ok();
+        let fits = before == 0 || before + bytes <= MAX_INPUT_BYTES;
+        let room = self.input.capacity() > RESERVED;
+        let taken = fits && room && self.input.try_send(input).is_ok();
         if !taken {
             self.waiting.fetch_sub(bytes, Ordering::Relaxed);
         }
@@ -358,4 +362,37 @@ pub fn start_viewer(
     let (running, events) = spawn(opened, node, config.hosts, Some(sender), None)?;
     let handle = ViewerHandle { running, media, me };
     Ok((handle, events))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_behind_loses_items_and_no_setting_and_no_end() {
+        let (input, mut taken) = mpsc::channel(MAX_INPUT);
+        let (_done, stopped) = std::sync::mpsc::sync_channel(0);
+        let running = Running {
+            input,
+            waiting: Arc::default(),
+            snapshot: Arc::default(),
+            stop: None,
+            stopped: Mutex::new(stopped),
+            addr: ([127, 0, 0, 1], 0).into(),
+        };
+        let item = || Input::Item {
+            data: bytes::Bytes::new(),
+            entry: icd_grid::Entry::None,
+            at: now(),
+            state: None,
+        };
+        let fed = (0..2 * MAX_INPUT).filter(|_| running.offer(item())).count();
+        assert_eq!(fed, MAX_INPUT - RESERVED);
+        assert!(running.offer(Input::Upload(None)) && running.offer(Input::End));
+        assert!(!running.offer(item()));
+        let read = std::iter::from_fn(|| taken.try_recv().ok());
+        assert!(matches!(read.last(), Some(Input::End)));
+        drop(taken);
+        assert!(!running.offer(Input::End), "nobody is there any more");
+    }
 }

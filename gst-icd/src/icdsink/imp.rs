@@ -31,7 +31,6 @@ pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 
 /// How long EOS waits for the viewers to get the end.
 const DRAIN: Duration = Duration::from_secs(1);
-const RETRY: Duration = Duration::from_millis(10);
 /// Buffers may come this much before they are due.
 const AHEAD: i64 = 1_000_000_000;
 /// A longer name is cut; it travels with every change of caps.
@@ -50,8 +49,6 @@ pub(super) struct Started {
     pub(super) viewers: BTreeSet<NodeId>,
     /// Since when `max-upload-bitrate` carries less than the stream, and whether that was told.
     pub(super) narrow: Option<(Instant, bool)>,
-    /// The node was too busy to be told of new settings.
-    pub(super) unsaid: bool,
     /// A buffer came.
     pub(super) any: bool,
     pub(super) format_told: bool,
@@ -167,28 +164,13 @@ impl IcdSink {
 
     /// Waits until the viewers have the end, at most a second, or until `unlock()`.
     fn drain(&self) {
-        // Not held while it waits: a stop from elsewhere stops the seed at once.
-        let offer = || self.seed().is_some_and(|seed| seed.offer(Input::End));
-        let until = Instant::now() + DRAIN;
         lock(&self.drain).drained = false;
-        let mut offered = offer();
-        let mut guard = lock(&self.drain);
-        while !guard.drained && !guard.flushing {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            // The way to the node may be full for a moment; without the end no viewer would know.
-            let nap = if offered { left } else { left.min(RETRY) };
-            guard = match self.wake.wait_timeout(guard, nap) {
-                Ok((guard, _)) => guard,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
-            if !offered {
-                drop(guard);
-                offered = offer();
-                guard = lock(&self.drain);
-            }
+        // Not held while it waits: a stop from elsewhere stops the seed at once.
+        if self.seed().is_some_and(|seed| seed.offer(Input::End)) {
+            let waits = |drain: &mut Drain| !drain.drained && !drain.flushing;
+            let _ = self
+                .wake
+                .wait_timeout_while(lock(&self.drain), DRAIN, waits);
         }
     }
 
@@ -269,7 +251,6 @@ impl IcdSink {
             behind: false,
             viewers: BTreeSet::new(),
             narrow: None,
-            unsaid: false,
             any: false,
             format_told: false,
         });
@@ -338,13 +319,23 @@ impl ObjectImpl for IcdSink {
         };
         match name {
             "max-upload-bitrate" => {
-                lock(&self.settings).max_upload = value.get().expect("type checked upstream");
-                self.tell_settings();
+                let mut settings = lock(&self.settings);
+                settings.max_upload = value.get().expect("type checked upstream");
+                let upload = settings.upload();
+                drop(settings);
+                if let Some(seed) = self.seed() {
+                    seed.offer(Input::Upload(upload));
+                }
                 return;
             }
             "max-viewers" => {
-                lock(&self.settings).max_viewers = value.get().expect("type checked upstream");
-                self.tell_settings();
+                let mut settings = lock(&self.settings);
+                settings.max_viewers = value.get().expect("type checked upstream");
+                let viewers = settings.viewers();
+                drop(settings);
+                if let Some(seed) = self.seed() {
+                    seed.offer(Input::MaxViewers(viewers));
+                }
                 return;
             }
             _ => {}

@@ -141,20 +141,6 @@ impl IcdSink {
         );
     }
 
-    /// Tells the node what may change while it works.
-    pub(super) fn tell_settings(&self) {
-        let (upload, viewers) = {
-            let settings = lock(&self.settings);
-            (settings.upload(), settings.viewers())
-        };
-        if let Some(started) = lock(&self.state).as_mut() {
-            let said = [Input::Upload(upload), Input::MaxViewers(viewers)]
-                .into_iter()
-                .all(|input| started.seed.offer(input));
-            started.unsaid = !said;
-        }
-    }
-
     /// The stream ends, and nothing was in it.
     pub(super) fn check_empty(&self) {
         let empty = lock(&self.state).as_ref().is_some_and(|s| !s.any);
@@ -185,8 +171,5 @@ impl IcdSink {
     /// What no event tells of. Called several times a second.
     pub(super) fn look_around(&self) {
         self.check_uplink();
-        if lock(&self.state).as_ref().is_some_and(|s| s.unsaid) {
-            self.tell_settings();
-        }
     }
 }

@@ -44,8 +44,6 @@ pub(super) struct Started {
     pub(super) losses: Losses,
     /// The broadcaster's stream was not understood, and that was said.
     pub(super) not_understood: bool,
-    /// The node was too busy to be told of a new `max-upload-bitrate`.
-    pub(super) upload_unsaid: bool,
 }
 
 /// How long an application may take to ask for the latency that it was told of: what follows is due
@@ -176,15 +174,8 @@ impl IcdSrc {
                 lock(&self.unpacker).take(item, None);
             }
         }
-        if let Some(started) = lock(&self.state).as_ref()
-            && !started.viewer.offer(Input::Live)
-        {
-            gst::warning!(
-                CAT,
-                imp = self,
-                "the grid is behind and plays on from before the pause"
-            );
-            lock(&self.unpacker).keep_on();
+        if let Some(started) = lock(&self.state).as_ref() {
+            started.viewer.offer(Input::Live);
         }
     }
 
@@ -234,8 +225,8 @@ impl ObjectImpl for IcdSrc {
                 settings.max_upload = value.get().expect("type checked upstream");
                 let upload = settings.upload();
                 drop(settings);
-                if let Some(started) = lock(&self.state).as_mut() {
-                    started.upload_unsaid = !started.viewer.offer(Input::Upload(Some(upload)));
+                if let Some(started) = lock(&self.state).as_ref() {
+                    started.viewer.offer(Input::Upload(Some(upload)));
                 }
                 return;
             }
@@ -377,7 +368,6 @@ impl BaseSrcImpl for IcdSrc {
             told: None,
             losses: Losses::new(now),
             not_understood: false,
-            upload_unsaid: false,
         });
         self.obj().notify("status");
         self.progress(gst::ProgressType::Start, "Connecting to the grid");

@@ -6,7 +6,7 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use icd_grid::message::Refusal;
 use icd_grid::node::STARVING;
-use icd_grid::{Event, Input, Status};
+use icd_grid::{Event, Status};
 
 use super::IcdSrcStatus;
 use super::imp::{CAT, IcdSrc};
@@ -69,17 +69,8 @@ impl IcdSrc {
         }
     }
 
-    /// A setting that the node was too busy to hear of.
-    fn repeat_settings(&self) {
-        let upload = lock(&self.settings).upload();
-        if let Some(started) = lock(&self.state).as_mut().filter(|s| s.upload_unsaid) {
-            started.upload_unsaid = !started.viewer.offer(Input::Upload(Some(upload)));
-        }
-    }
-
     /// What no event tells of. Called several times a second.
     pub(super) fn look_around(&self) {
-        self.repeat_settings();
         self.check_progress();
         self.check_silence();
         self.check_losses();

@@ -140,12 +140,6 @@ impl Unpacker {
         true
     }
 
-    /// There is no mark to wait for after all.
-    pub(crate) fn keep_on(&mut self) {
-        self.resuming = false;
-        self.discont = true;
-    }
-
     /// What LATENCY answers, once it is known.
     pub(crate) fn reported(&self) -> gst::ClockTime {
         let reported = self.due.map_or(0, |due| due.reported);
