@@ -2,7 +2,7 @@
 
 use gst::prelude::*;
 use gst_icd_suite::{
-    Record, assert_same, caps_of, end_of, init, launch, stream_headers, until, viewers_uri,
+    Record, assert_same, caps_of, end_of, init, launch, playing, stream_headers, until, viewers_uri,
 };
 
 /// As [`through_a_grid`], a stream whose caps hold headers.
@@ -21,11 +21,9 @@ fn through_a_grid(source: &str) -> usize {
     let sent = Record::at(&seed, "in", "src");
     seed.set_state(gst::State::Paused).expect("PAUSED");
     let uri = viewers_uri(&seed);
-    let viewer = launch(&format!(
+    let (viewer, got) = playing(&format!(
         "icdsrc name=src uri={uri} latency=1000 ! fakesink name=out sync=true"
     ));
-    let got = Record::at(&viewer, "src", "src");
-    viewer.set_state(gst::State::Playing).expect("PLAYING");
     let sink = seed.by_name("seed").expect("the seed");
     until("the viewer is admitted", || {
         sink.property::<u32>("num-viewers") == 1

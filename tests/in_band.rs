@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
-use gst_icd_suite::{Record, Seen, assert_same, end_of, init, launch, until, viewers_uri};
+use gst_icd_suite::{
+    Feed, Record, Seen, assert_same, end_of, init, launch, playing, until, viewers_uri,
+};
 
 /// What passed a pad, of the kinds that travel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,18 +171,17 @@ fn caps_tags_gaps_and_custom_events_come_in_their_place() {
 #[test]
 fn every_flag_that_travels_does() {
     init();
-    let seed = launch(
-        "appsrc name=app format=time is-live=true caps=audio/x-raw,format=S16LE,rate=8000,channels=1,layout=interleaved ! icdsink name=seed address=127.0.0.1 port=0",
-    );
+    let seed = launch(&format!(
+        "{} ! icdsink name=seed address=127.0.0.1 port=0",
+        Feed::SOURCE
+    ));
     let sent = Record::at(&seed, "seed", "sink");
     seed.set_state(gst::State::Playing).expect("PLAYING");
-    let viewer = launch(&format!(
+    let (viewer, got) = playing(&format!(
         "icdsrc name=src latency=300 uri={} ! fakesink",
         viewers_uri(&seed)
     ));
-    let got = Record::at(&viewer, "src", "src");
-    viewer.set_state(gst::State::Playing).expect("PLAYING");
-    let app = seed.by_name("app").expect("the source");
+    let feed = Feed::of(&seed);
     let flags = [
         gst::BufferFlags::empty(),
         gst::BufferFlags::DELTA_UNIT,
@@ -190,16 +191,9 @@ fn every_flag_that_travels_does() {
         gst::BufferFlags::HEADER | gst::BufferFlags::DISCONT,
     ];
     for n in 0..60_u64 {
-        let mut buffer = gst::Buffer::from_slice([n as u8; 320]);
-        let fields = buffer.make_mut();
-        fields.set_pts(gst::ClockTime::from_mseconds(20 * n));
-        fields.set_duration(gst::ClockTime::from_mseconds(20));
-        fields.set_flags(flags[n as usize % flags.len()]);
-        let pushed = app.emit_by_name::<gst::FlowReturn>("push-buffer", &[&buffer]);
-        assert_eq!(pushed, gst::FlowReturn::Ok);
+        feed.push(n, flags[n as usize % flags.len()]);
     }
-    let ended = app.emit_by_name::<gst::FlowReturn>("end-of-stream", &[]);
-    assert_eq!(ended, gst::FlowReturn::Ok);
+    feed.end();
     end_of(&viewer);
     assert_same(&sent.seen(), &got.seen());
     let last = got.seen();
@@ -275,12 +269,10 @@ fn who_joins_in_the_middle_gets_everything_from_a_key_frame_on() {
         until("three groups of pictures", || {
             seed.query_position::<gst::ClockTime>() > Some(gst::ClockTime::from_mseconds(6600))
         });
-        let viewer = launch(&format!(
+        let (viewer, got) = playing(&format!(
             "icdsrc name=src uri={} latency={latency} ! fakesink",
             viewers_uri(&seed)
         ));
-        let got = Record::at(&viewer, "src", "src");
-        viewer.set_state(gst::State::Playing).expect("PLAYING");
         (media, seed, sent, viewer, got)
     });
     for (media, seed, sent, viewer, got) in viewers {
@@ -345,12 +337,10 @@ fn what_lies_before_the_segment_travels() {
     };
     pad(&seed, "seed", "sink").add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, later);
     seed.set_state(gst::State::Paused).expect("PAUSED");
-    let viewer = launch(&format!(
+    let (viewer, got) = playing(&format!(
         "icdsrc name=src uri={} ! fakesink",
         viewers_uri(&seed)
     ));
-    let got = Record::at(&viewer, "src", "src");
-    viewer.set_state(gst::State::Playing).expect("PLAYING");
     let sink = seed.by_name("seed").expect("the seed");
     until("the viewer is admitted", || {
         sink.property::<u32>("num-viewers") == 1

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gst_icd_suite::processes::{Launched, Scratch, memory};
-use gst_icd_suite::{Record, assert_same, end_of, free_port, init, launch, until, viewers_uri};
+use gst_icd_suite::{
+    Feed, Record, assert_same, end_of, free_port, init, launch, playing, until, viewers_uri,
+};
 
 const SMALL: &str = "videotestsrc is-live=true ! video/x-raw,width=16,height=16,framerate=25/1";
 
@@ -134,9 +136,7 @@ fn many_cycles_leave_nothing_behind() {
             1 => format!("icd://127.0.0.1:{nobody}"),
             _ => viewers_uri(&pipeline),
         };
-        let viewer = launch(&format!("icdsrc name=src uri={uri} ! fakesink"));
-        let got = Record::at(&viewer, "src", "src");
-        viewer.set_state(gst::State::Playing).expect("PLAYING");
+        let (viewer, got) = playing(&format!("icdsrc name=src uri={uri} ! fakesink"));
         if n.is_multiple_of(10) && n % 4 > 1 {
             until("the stream comes", || !got.is_empty());
         }
@@ -230,12 +230,10 @@ fn a_preview_branch_that_stalls_does_not_hold_up_the_broadcast() {
         ));
         let sent = Record::at(&seed, "seed", "sink");
         seed.set_state(gst::State::Playing).expect("PLAYING");
-        let viewer = launch(&format!(
+        let (viewer, got) = playing(&format!(
             "icdsrc name=src uri={} ! fakesink",
             viewers_uri(&seed)
         ));
-        let got = Record::at(&viewer, "src", "src");
-        viewer.set_state(gst::State::Playing).expect("PLAYING");
         end_of(&viewer);
         assert_eq!(sent.len(), 60, "beside {preview}");
         assert_same(&sent.seen(), &got.seen());
@@ -284,12 +282,10 @@ fn what_a_viewer_plays_can_be_broadcast_again() {
         viewers_uri(&seed)
     ));
     relay.set_state(gst::State::Playing).expect("PLAYING");
-    let viewer = launch(&format!(
+    let (viewer, got) = playing(&format!(
         "icdsrc name=src latency=300 uri={} ! fakesink name=out sync=true",
         viewers_uri(&relay)
     ));
-    let got = Record::at(&viewer, "src", "src");
-    viewer.set_state(gst::State::Playing).expect("PLAYING");
     end_of(&viewer);
     assert!(got.len() > 75, "{} came through both", got.len());
     assert_same(&sent.seen(), &got.seen());
@@ -302,30 +298,20 @@ fn what_a_viewer_plays_can_be_broadcast_again() {
 #[test]
 fn an_end_that_comes_in_paused_waits_for_playing() {
     init();
-    let seed = launch(
-        "appsrc name=app format=time is-live=false caps=audio/x-raw,format=S16LE,rate=8000,channels=1,layout=interleaved ! icdsink name=seed address=127.0.0.1 port=0",
-    );
-    let app = seed.by_name("app").expect("the source");
+    let seed = launch(&format!(
+        "{} ! icdsink name=seed address=127.0.0.1 port=0",
+        Feed::SOURCE
+    ));
+    let feed = Feed::of(&seed);
     seed.set_state(gst::State::Playing).expect("PLAYING");
-    let viewer = launch(&format!(
+    let (viewer, got) = playing(&format!(
         "icdsrc name=src latency=200 uri={} ! fakesink",
         viewers_uri(&seed)
     ));
-    let got = Record::at(&viewer, "src", "src");
-    viewer.set_state(gst::State::Playing).expect("PLAYING");
-    let push = |n: u64| {
-        let mut buffer = gst::Buffer::with_size(320).expect("memory");
-        let fields = buffer.make_mut();
-        fields.set_pts(gst::ClockTime::from_mseconds(20 * n));
-        fields.set_duration(gst::ClockTime::from_mseconds(20));
-        let pushed = app.emit_by_name::<gst::FlowReturn>("push-buffer", &[&buffer]);
-        assert_eq!(pushed, gst::FlowReturn::Ok);
-    };
-    (0..100).for_each(push);
+    (0..100).for_each(|n| feed.push(n, gst::BufferFlags::empty()));
     until("all of it came", || got.len() == 100);
     seed.set_state(gst::State::Paused).expect("PAUSED");
-    let ended = app.emit_by_name::<gst::FlowReturn>("end-of-stream", &[]);
-    assert_eq!(ended, gst::FlowReturn::Ok);
+    feed.end();
     let bus = viewer.bus().expect("a bus");
     let end = [gst::MessageType::Eos, gst::MessageType::Error];
     let told = bus.timed_pop_filtered(gst::ClockTime::from_seconds(2), &end);
@@ -344,7 +330,7 @@ fn an_end_that_comes_in_paused_waits_for_playing() {
 #[test]
 fn an_end_that_comes_at_once_holds_up_nobody() {
     init();
-    let (done, is_done) = std::sync::mpsc::channel();
+    let (done, is_done) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let ends_at_once = [
             "fakesrc num-buffers=0 ! icdsink",

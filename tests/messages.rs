@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
-use gst_icd_suite::{Record, init, launch, until, viewers_uri};
+use gst_icd_suite::{Record, init, launch, playing, until, viewers_uri};
 
 const SOURCE: &str = "videotestsrc is-live=true ! video/x-raw,format=GRAY8,width=32,height=32";
 
@@ -175,12 +175,10 @@ fn a_stream_without_caps_travels_and_is_found_out_at_the_other_end() {
     encoder.set_state(gst::State::Playing).expect("PLAYING");
     let sent = Record::at(&seed, "seed", "sink");
     until("it is sent", || sent.len() > 100);
-    let viewer = launch(&format!(
+    let (viewer, got) = playing(&format!(
         "icdsrc name=src uri={} latency=300 ! decodebin ! fakesink name=out sync=true",
         viewers_uri(&seed)
     ));
-    let got = Record::at(&viewer, "src", "src");
-    viewer.set_state(gst::State::Playing).expect("PLAYING");
     let sink = viewer.by_name("out").expect("a sink");
     until("pictures are shown", || {
         let stats = sink.property::<gst::Structure>("stats");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gst::prelude::*;
-use gst_icd_suite::{Record, init, launch, until, viewers_uri};
+use gst_icd_suite::{Record, init, launch, playing, until, viewers_uri};
 
 const BALL: &str = "videotestsrc name=test is-live=true pattern=ball ! video/x-raw,format=GRAY8,width=64,height=64,framerate=25/1";
 const DISCONT: gst::BufferFlags = gst::BufferFlags::DISCONT;
@@ -20,11 +20,9 @@ fn seed() -> (gst::Pipeline, Record) {
 /// What a viewer got; it drops nothing that is less than a second late: join points are half a
 /// second apart, and the machine may be slow.
 fn viewer(uri: &str, name: &str) -> (gst::Pipeline, Record) {
-    let viewer = launch(&format!(
+    let (viewer, got) = playing(&format!(
         "icdsrc name=src latency=600 uri={uri} ! {name}fakesink name=out sync=true max-lateness=1000000000"
     ));
-    let got = Record::at(&viewer, "src", "src");
-    viewer.set_state(gst::State::Playing).expect("PLAYING");
     (viewer, got)
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gst::prelude::*;
 use gst_icd_suite::processes::{Launched, Scratch};
-use gst_icd_suite::{Record, complaint, free_port, init, launch, until, viewers_uri};
+use gst_icd_suite::{Record, complaint, free_port, init, launch, playing, until, viewers_uri};
 
 const FILM: &str = "videotestsrc is-live=true ! video/x-raw,width=64,height=64,framerate=25/1 ! x264enc tune=zerolatency key-int-max=25 ! h264parse";
 
@@ -120,9 +120,7 @@ fn comes_back_with_another_key(named: fn(&str, u32) -> String) {
     let sink = first.by_name("seed").expect("the seed");
     let (uri, port) = (viewers_uri(&first), sink.property::<u32>("port"));
     let uri = named(&uri, port);
-    let viewer = launch(&format!("icdsrc name=src latency=300 uri={uri} ! fakesink"));
-    let got = Record::at(&viewer, "src", "src");
-    viewer.set_state(gst::State::Playing).expect("PLAYING");
+    let (viewer, got) = playing(&format!("icdsrc name=src latency=300 uri={uri} ! fakesink"));
     until("the stream comes", || got.len() > 20);
     first.set_state(gst::State::Null).expect("NULL");
     let second = start("b.pem", port, 32);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
-use gst_icd_suite::{Record, assert_same, end_of, init, launch, until, viewers_uri};
+use gst_icd_suite::{Record, assert_same, end_of, init, launch, playing, until, viewers_uri};
 
 /// Noise, as byte-stream: 1.5 Mbit/s.
 const STREAM: &str = "videotestsrc is-live=true pattern=snow ! video/x-raw,width=160,height=120,framerate=25/1 ! x264enc tune=zerolatency speed-preset=ultrafast bitrate=1500 key-int-max=25 ! h264parse";
@@ -28,12 +28,10 @@ fn a_playing_viewer_that_is_told_to_give_less_does_and_nobody_sees_it() {
     seed.set_state(gst::State::Playing).expect("PLAYING");
     let uri = viewers_uri(&seed);
     let viewers = [true, true, false, false].map(|relay| {
-        let viewer = launch(&format!(
+        let (viewer, got) = playing(&format!(
             "icdsrc name=src uri={uri} relay={relay} max-upload-bitrate={} ! fakesink",
             COPY * 5
         ));
-        let got = Record::at(&viewer, "src", "src");
-        viewer.set_state(gst::State::Playing).expect("PLAYING");
         until("it plays", || got.len() > 50);
         (viewer, got)
     });

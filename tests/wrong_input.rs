@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use gst::prelude::*;
 use gst_icd_suite::processes::Scratch;
 use gst_icd_suite::{
-    Record, assert_same, complaint, end_of, free_port, init, launch, until, viewers_uri,
+    Record, assert_same, complaint, end_of, free_port, init, launch, playing, until, viewers_uri,
 };
 
 /// Plays a pipeline and compares the first complaint.
@@ -312,12 +312,10 @@ fn a_key_in_the_uri_that_is_not_the_broadcasters_is_refused_and_called_so() {
     other.set_state(gst::State::Playing).expect("PLAYING");
     let key = viewers_uri(&other);
     let (key, _) = key.split_once('@').expect("a key");
-    let good = launch(&format!(
+    let (good, got) = playing(&format!(
         "icdsrc name=src uri={} ! fakesink",
         viewers_uri(&seed)
     ));
-    let got = Record::at(&good, "src", "src");
-    good.set_state(gst::State::Playing).expect("PLAYING");
     until("it plays", || got.len() > 5);
     says(
         &format!("icdsrc uri={key}@{place} ! fakesink"),
@@ -340,12 +338,10 @@ fn garbage_at_the_ports_of_seed_and_viewer_harms_neither() {
     let sent = Record::at(&seed, "seed", "sink");
     seed.set_state(gst::State::Playing).expect("PLAYING");
     let port = free_port();
-    let viewer = launch(&format!(
+    let (viewer, got) = playing(&format!(
         "icdsrc name=src bind-address=127.0.0.1 bind-port={port} uri={} ! fakesink",
         viewers_uri(&seed)
     ));
-    let got = Record::at(&viewer, "src", "src");
-    viewer.set_state(gst::State::Playing).expect("PLAYING");
     until("the stream comes", || got.len() > 5);
     let element = seed.by_name("seed").expect("the seed");
     let targets = [element.property::<u32>("port") as u16, port];

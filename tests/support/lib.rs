@@ -153,6 +153,47 @@ pub fn launch(description: &str) -> gst::Pipeline {
     pipeline
 }
 
+/// A pipeline in PLAYING, and what the icdsrc in it that is called `src` gives.
+pub fn playing(description: &str) -> (gst::Pipeline, Record) {
+    let pipeline = launch(description);
+    let got = Record::at(&pipeline, "src", "src");
+    pipeline.set_state(gst::State::Playing).expect("PLAYING");
+    (pipeline, got)
+}
+
+/// A broadcaster's source, for buffers that a test makes.
+#[derive(Debug)]
+pub struct Feed(gst::Element);
+
+impl Feed {
+    /// Its description.
+    pub const SOURCE: &str = "appsrc name=app format=time caps=audio/x-raw,format=S16LE,rate=8000,channels=1,layout=interleaved";
+
+    /// The one in this pipeline.
+    pub fn of(pipeline: &gst::Pipeline) -> Self {
+        Self(pipeline.by_name("app").expect("the source"))
+    }
+
+    /// The n-th buffer: 20 ms of sound.
+    pub fn push(&self, n: u64, flags: gst::BufferFlags) {
+        let mut buffer = gst::Buffer::from_slice([n as u8; 320]);
+        let fields = buffer.make_mut();
+        fields.set_pts(gst::ClockTime::from_mseconds(20 * n));
+        fields.set_duration(gst::ClockTime::from_mseconds(20));
+        fields.set_flags(flags);
+        let pushed = self
+            .0
+            .emit_by_name::<gst::FlowReturn>("push-buffer", &[&buffer]);
+        assert_eq!(pushed, gst::FlowReturn::Ok);
+    }
+
+    /// No more of them.
+    pub fn end(&self) {
+        let ended = self.0.emit_by_name::<gst::FlowReturn>("end-of-stream", &[]);
+        assert_eq!(ended, gst::FlowReturn::Ok);
+    }
+}
+
 /// Waits until something holds.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;

@@ -70,9 +70,7 @@ pub struct Children {
 /// Share of an uplink that is given away, beside messages and acknowledgements, which are
 /// counted (see the uplink): the rest is retransmission and pulls
 /// (notes on the algorithm, section 2: "base").
-const BASE: f64 = 0.985;
-/// So much of a slot may be missing to the last: the queue carries it.
-const ROUNDS: f64 = 0.1;
+const BASE: f64 = 0.96;
 
 /// Slots of an uplink: how many stripes of a stream of `bytes_per_second` (on the wire) it
 /// carries.
@@ -85,8 +83,7 @@ pub fn slots(uplink: Option<Bitrate>, bytes_per_second: f64, stripes: u8) -> usi
         return 0;
     }
     // 6 % for packet headers.
-    let carries = uplink.bytes_per_second() * BASE / 1.06 / stripe;
-    ((carries + ROUNDS) as usize).min(MANY_SLOTS)
+    ((uplink.bytes_per_second() * BASE / 1.06 / stripe) as usize).min(MANY_SLOTS)
 }
 
 /// Slots of an uplink without a cap.
