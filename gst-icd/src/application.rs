@@ -16,6 +16,13 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// Whether an element that is started does something for the first time; it is noted in the flag.
+pub(crate) fn first<T>(state: &Mutex<Option<T>>, flag: impl FnOnce(&mut T) -> &mut bool) -> bool {
+    lock(state)
+        .as_mut()
+        .is_some_and(|started| !std::mem::replace(flag(started), true))
+}
+
 /// Warnings that others can bring about come at most this often.
 const FAULTS: Duration = Duration::from_secs(10);
 
@@ -62,24 +69,31 @@ pub(crate) fn post(element: &impl IsA<gst::Element>, structure: gst::Structure) 
     let _ = element.post_message(message);
 }
 
-/// Runs until the node is gone. `each` gets an event, or none when nothing happened for a while.
+/// Runs until the node is gone. `each` gets every event, and none five times a second, to look at
+/// what no event tells of.
 pub(crate) fn listen(
     name: &str,
     events: async_channel::Receiver<Event>,
     mut each: impl FnMut(Option<Event>) -> glib::ControlFlow + Send + 'static,
 ) -> std::io::Result<()> {
-    const IDLE: Duration = Duration::from_millis(200);
+    const LOOK: Duration = Duration::from_millis(200);
     let runtime = icd_net::runtime()?;
     std::thread::Builder::new()
         .name(format!("{name}:events"))
         .spawn(move || {
+            let mut looked = Instant::now();
             loop {
-                let received =
-                    runtime.block_on(async { tokio::time::timeout(IDLE, events.recv()).await });
-                let event = match received {
-                    Ok(Ok(event)) => Some(event),
-                    Ok(Err(_)) => break,
-                    Err(_) => None,
+                let left = LOOK.saturating_sub(looked.elapsed());
+                let event = if left.is_zero() {
+                    looked = Instant::now();
+                    None
+                } else {
+                    let next = async { tokio::time::timeout(left, events.recv()).await };
+                    match runtime.block_on(next) {
+                        Ok(Ok(event)) => Some(event),
+                        Ok(Err(_)) => break,
+                        Err(_) => continue,
+                    }
                 };
                 if each(event).is_break() {
                     break;

@@ -75,14 +75,19 @@ impl IcdUri {
 
     /// For viewers that can reach `host`.
     pub(crate) fn for_viewers(key: StreamKey, host: &str, port: u16) -> String {
-        let host = match host.contains(':') {
-            true => format!("[{host}]"),
-            false => host.to_string(),
-        };
+        let host = bracketed(host);
         match port {
             DEFAULT_PORT => format!("icd://{key}@{host}"),
             port => format!("icd://{key}@{host}:{port}"),
         }
+    }
+}
+
+/// A host as it stands in a URI, where a port may follow.
+pub(crate) fn bracketed(host: &str) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]"),
+        false => host.to_string(),
     }
 }
 

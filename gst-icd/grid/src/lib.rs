@@ -31,6 +31,6 @@ pub mod window;
 pub use cutter::Entry;
 pub use ids::{Bitrate, Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
 pub use node::{
-    Action, Close, Event, Input, Media, MediaState, Node, SeedSettings, Stats, Status, Target,
-    ViewerSettings,
+    Action, Close, Event, Input, Lost, Media, MediaState, Node, SeedSettings, Stats, Status,
+    Target, ViewerSettings,
 };

@@ -100,22 +100,28 @@ pub struct Candidate {
 }
 
 /// Why a viewer is not admitted or not served.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// `max-viewers` is reached, or the grid has no room; try again in so many seconds.
+    #[error("the grid is full")]
     Full {
         /// Seconds.
         retry_s: u16,
     },
     /// The broadcaster's application said no.
+    #[error("the application does not admit it")]
     Denied,
     /// This seed broadcasts another stream than the one asked for.
+    #[error("it asks for another stream")]
     WrongStream,
     /// No common version.
+    #[error("it speaks another version of the protocol")]
     Version,
     /// No ticket, or not a valid one.
+    #[error("its ticket is not valid")]
     Ticket,
     /// The viewer's play-out delay is longer than what the seed keeps of the stream.
+    #[error("its latency is longer than the {most_ms} ms that are kept for it")]
     Latency {
         /// The longest that it serves, in milliseconds.
         most_ms: u32,

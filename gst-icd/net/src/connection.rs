@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes};
 use icd_grid::message::MAX_MESSAGE_BYTES;
 use icd_grid::node::Close;
 use icd_grid::piece::{Hop, MAX_PAYLOAD_BYTES, PREFIX_BYTES};
-use icd_grid::{Input, NodeId, PeerId, Seq};
+use icd_grid::{Input, Lost, NodeId, PeerId, Seq};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -67,7 +67,7 @@ impl Line {
             let pieces = tokio::spawn(read_pieces(connection.clone(), peer, inbox.clone()));
             let queue = (queue, waiting);
             let control = tokio::spawn(control(connection.clone(), peer, inbox.clone(), queue));
-            let why = connection.closed().await.to_string();
+            let why = Lost::Other(connection.closed().await.to_string());
             pieces.abort();
             control.abort();
             let _ = inbox.send(Input::Disconnected { peer, why }).await;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use icd_grid::NodeId;
+use icd_grid::{Lost, NodeId};
 use quinn::{Connection, Endpoint};
 use tokio::task::JoinSet;
 
@@ -16,13 +16,6 @@ const STAGGER: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(3);
 const MAX_ADDRESSES: usize = 8;
 
-/// Part of the words for an address that can't be reached from here.
-const BOUND: &str = "the socket is bound to";
-
-/// Why nobody was reached.
-#[derive(Debug, Clone)]
-pub(crate) struct Unreached(pub(crate) String);
-
 /// One dial: all addresses, one after the other, the first that answers.
 pub(crate) async fn dial(
     endpoint: Endpoint,
@@ -30,26 +23,23 @@ pub(crate) async fn dial(
     transport: Arc<quinn::TransportConfig>,
     hosts: Vec<(String, u16)>,
     expected: Option<NodeId>,
-) -> Result<Connection, Unreached> {
+) -> Result<Connection, Lost> {
     let tls = identity
         .client(expected)
-        .map_err(|e| Unreached(e.to_string()))?;
+        .map_err(|e| Lost::Other(e.to_string()))?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     config.transport_config(transport);
-    let mut why = String::from("nobody answers");
+    let mut why = Lost::from("nobody answers");
     let last = &mut why;
     let attempts = async move {
         let (mut addrs, found) = resolve(&hosts).await;
         if addrs.is_empty() {
-            return Err(Unreached(found));
+            return Err(found);
         }
         if let Ok(local) = endpoint.local_addr() {
             addrs.retain(|a| reaches(local.ip(), a.ip()));
             if addrs.is_empty() {
-                return Err(Unreached(format!(
-                    "{BOUND} {} and reaches no address of the other kind, IPv4 or IPv6",
-                    local.ip()
-                )));
+                return Err(Lost::Bound(local.ip()));
             }
         }
         let mut running = JoinSet::new();
@@ -66,7 +56,7 @@ pub(crate) async fn dial(
                     Ok(connecting) => {
                         running.spawn(connecting);
                     }
-                    Err(error) => *last = error.to_string(),
+                    Err(error) => *last = Lost::Other(error.to_string()),
                 }
             }
             started += 1;
@@ -78,12 +68,16 @@ pub(crate) async fn dial(
                     Some(done) = running.join_next() => match done {
                         Ok(Ok(connection)) => return Ok(connection),
                         Ok(Err(error)) => {
-                            *last = error.to_string();
-                            if last.contains(crate::identity::WRONG_KEY) {
+                            let error = error.to_string();
+                            *last = match error.contains(crate::identity::WRONG_KEY) {
+                                true => Lost::WrongKey,
+                                false => Lost::Other(error),
+                            };
+                            if *last == Lost::WrongKey {
                                 wrong += 1;
                                 // Another of them may hold the right one.
                                 if wrong >= addrs.len() {
-                                    return Err(Unreached(last.clone()));
+                                    return Err(Lost::WrongKey);
                                 }
                             }
                         }
@@ -95,7 +89,7 @@ pub(crate) async fn dial(
     };
     match tokio::time::timeout(PATIENCE, attempts).await {
         Ok(done) => done,
-        Err(_) => Err(Unreached(why)),
+        Err(_) => Err(why),
     }
 }
 
@@ -108,13 +102,13 @@ fn reaches(from: IpAddr, to: IpAddr) -> bool {
     }
 }
 
-async fn resolve(hosts: &[(String, u16)]) -> (Vec<SocketAddr>, String) {
+async fn resolve(hosts: &[(String, u16)]) -> (Vec<SocketAddr>, Lost) {
     let mut addrs = Vec::new();
-    let mut why = "no address".to_string();
+    let mut why = Lost::from("no address");
     for (host, port) in hosts {
         match tokio::net::lookup_host((host.as_str(), *port)).await {
             Ok(found) => addrs.extend(found),
-            Err(error) => why = format!("cannot find the host {host:?}: {error}"),
+            Err(error) => why = Lost::NoHost(format!("{host:?}: {error}")),
         }
     }
     addrs.dedup();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use icd_grid::{Action, Close, Event, Input, Media, Node, NodeId, PeerId, Stats, Target};
+use icd_grid::{Action, Close, Event, Input, Lost, Media, Node, NodeId, PeerId, Stats, Target};
 use quinn::Endpoint;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -265,8 +265,7 @@ impl Driver {
             expected,
         );
         tokio::spawn(async move {
-            let result = dial.await.map_err(|unreached| unreached.0);
-            let _ = arrived.send((result, Some(peer))).await;
+            let _ = arrived.send((dial.await, Some(peer))).await;
         });
     }
 
@@ -298,7 +297,7 @@ impl Driver {
     }
 }
 
-type Arrival = Result<quinn::Connection, String>;
+type Arrival = Result<quinn::Connection, Lost>;
 
 async fn room(media: &async_channel::Sender<Media>) {
     // async-channel has no `reserve`; the player takes items one by one, so a short nap is what

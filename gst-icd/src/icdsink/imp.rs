@@ -229,10 +229,10 @@ impl IcdSink {
             let Some(obj) = weak.upgrade().filter(|_| weak_seed.strong_count() > 0) else {
                 return glib::ControlFlow::Break;
             };
-            if let Some(event) = event {
-                obj.imp().happened(&weak_seed, &event);
+            match event {
+                Some(event) => obj.imp().happened(&weak_seed, &event),
+                None => obj.imp().look_around(),
             }
-            obj.imp().look_around();
             glib::ControlFlow::Continue
         })
         .map_err(|e| {
@@ -345,8 +345,12 @@ impl ObjectImpl for IcdSink {
         }
         let mut settings = lock(&self.settings);
         match name {
-            "address" => settings.address = get_string().unwrap_or_default(),
+            "address" => {
+                settings.address = get_string().unwrap_or_default();
+                settings.uri = None;
+            }
             "port" => {
+                settings.uri = None;
                 settings.port = value.get::<u32>().expect("type checked upstream") as u16;
             }
             "uri" => {

@@ -9,7 +9,7 @@ use icd_grid::{Event, Input, NodeId};
 use icd_net::SeedHandle;
 
 use super::imp::{CAT, IcdSink};
-use crate::application::{Faults, lock, post};
+use crate::application::{Faults, first, lock, post};
 
 /// An uplink that carries no whole copy is told of after so long: rates vary.
 const NARROW: Duration = Duration::from_secs(3);
@@ -95,11 +95,11 @@ impl IcdSink {
                 }
             }
             Event::TurnedAway { id, addr, why } => {
-                gst::info!(CAT, imp = self, "viewer {id} refused, {addr}: {why:?}");
+                gst::info!(CAT, imp = self, "viewer {id} refused, {addr}: {why}");
                 let structure = gst::Structure::builder("icd-peer-refused")
                     .field("id", id.whole())
                     .field("address", addr.to_string())
-                    .field("reason", format!("{why:?}"))
+                    .field("reason", why.to_string())
                     .build();
                 post(&*obj, structure);
             }
@@ -155,11 +155,7 @@ impl IcdSink {
 
     /// Says once what can't be broadcast; it comes again with every buffer.
     pub(super) fn tell_format(&self, format: gst::Format) {
-        let said = match lock(&self.state).as_mut() {
-            Some(started) => std::mem::replace(&mut started.format_told, true),
-            None => true,
-        };
-        if !said {
+        if first(&self.state, |started| &mut started.format_told) {
             gst::element_imp_error!(
                 self,
                 gst::StreamError::Format,
@@ -168,7 +164,7 @@ impl IcdSink {
         }
     }
 
-    /// What no event tells of. Called several times a second.
+    /// What no event tells of.
     pub(super) fn look_around(&self) {
         self.check_uplink();
     }

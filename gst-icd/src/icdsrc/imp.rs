@@ -375,10 +375,10 @@ impl BaseSrcImpl for IcdSrc {
             let Some(obj) = weak.upgrade().filter(|_| weak_run.strong_count() > 0) else {
                 return glib::ControlFlow::Break;
             };
-            if let Some(event) = event {
-                obj.imp().happened(event);
+            match event {
+                Some(event) => obj.imp().happened(event),
+                None => obj.imp().look_around(),
             }
-            obj.imp().look_around();
             glib::ControlFlow::Continue
         })
         .map_err(|e| {

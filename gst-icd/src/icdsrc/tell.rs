@@ -6,11 +6,12 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use icd_grid::message::Refusal;
 use icd_grid::node::STARVING;
-use icd_grid::{Event, Status};
+use icd_grid::{Event, Lost, Status};
 
 use super::IcdSrcStatus;
 use super::imp::{CAT, IcdSrc};
-use crate::application::{Faults, lock, post};
+use crate::application::{Faults, first, lock, post};
+use crate::uri::bracketed;
 
 /// The progress is over after so long, whether the grid was joined or not.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -46,21 +47,13 @@ impl IcdSrc {
 
     /// The last progress message, once: gst-launch waits for it before PLAYING.
     fn progress_done(&self, text: &str) {
-        let done = match lock(&self.state).as_mut() {
-            Some(started) => std::mem::replace(&mut started.progress_done, true),
-            None => true,
-        };
-        if !done {
+        if first(&self.state, |started| &mut started.progress_done) {
             self.progress(gst::ProgressType::Complete, text);
         }
     }
 
     pub(super) fn not_understood(&self) {
-        let said = match lock(&self.state).as_mut() {
-            Some(started) => std::mem::replace(&mut started.not_understood, true),
-            None => true,
-        };
-        if !said {
+        if first(&self.state, |started| &mut started.not_understood) {
             gst::element_imp_warning!(
                 self,
                 gst::StreamError::Decode,
@@ -69,7 +62,7 @@ impl IcdSrc {
         }
     }
 
-    /// What no event tells of. Called several times a second.
+    /// What no event tells of.
     pub(super) fn look_around(&self) {
         self.check_progress();
         self.check_silence();
@@ -222,40 +215,38 @@ impl IcdSrc {
     fn hosts(&self) -> String {
         let settings = lock(&self.settings);
         let hosts = settings.uri.iter().flat_map(|(_, uri)| &uri.hosts);
-        let written = hosts.map(|(host, port)| match host.contains(':') {
-            true => format!("[{host}]:{port}"),
-            false => format!("{host}:{port}"),
-        });
+        let written = hosts.map(|(host, port)| format!("{}:{port}", bracketed(host)));
         written.collect::<Vec<_>>().join(", ")
     }
 
     /// Why the broadcaster is not reached, and what comes next.
-    fn explain(&self, why: &str) -> (String, &'static str) {
+    fn explain(&self, why: &Lost) -> (String, &'static str) {
         const AGAIN: &str = ". Trying again";
         let host = self.hosts();
-        let named = lock(&self.settings)
-            .uri
-            .as_ref()
-            .is_some_and(|(_, uri)| uri.key.is_some());
-        if why.contains("differs from the one that was expected") && !named {
-            let reason = format!(
-                "{host} broadcasts under another key than when this viewer came: the URI names none, and the first that answered is believed. Start the viewer again to believe the new one"
-            );
-            (reason, "")
-        } else if why.contains("differs from the one that was expected") {
-            let reason = format!(
-                "{host} broadcasts under another key than the URI names: it is refused. Ask the broadcaster for the present URI (and to use key-file, which keeps it)"
-            );
-            (reason, "")
-        } else if why.contains("cannot find the host") {
-            (format!("{why}; check the URI"), AGAIN)
-        } else if why.contains("the socket is bound to") {
-            let reason = format!("{host} is out of reach: {why}; check bind-address");
-            (reason, AGAIN)
-        } else {
-            let reason =
-                format!("nobody broadcasts at {host} ({why}); check host, port and firewall (UDP)");
-            (reason, AGAIN)
+        let settings = lock(&self.settings);
+        let named = settings.uri.as_ref().and_then(|(_, uri)| uri.key);
+        match why {
+            Lost::WrongKey if named.is_some() => (
+                format!(
+                    "{host} broadcasts under another key than the URI names: it is refused. Ask the broadcaster for the present URI (and to use key-file, which keeps it)"
+                ),
+                "",
+            ),
+            Lost::WrongKey => (
+                format!(
+                    "{host} broadcasts under another key than when this viewer came: the URI names none, and the first that answered is believed. Start the viewer again to believe the new one"
+                ),
+                "",
+            ),
+            Lost::NoHost(_) => (format!("{why}; check the URI"), AGAIN),
+            Lost::Bound(_) => (
+                format!("{host} is out of reach: {why}; check bind-address"),
+                AGAIN,
+            ),
+            Lost::Other(_) => (
+                format!("nobody broadcasts at {host} ({why}); check host, port and firewall (UDP)"),
+                AGAIN,
+            ),
         }
     }
 

@@ -5,7 +5,7 @@ mod seed;
 mod stats;
 mod viewer;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -70,8 +70,8 @@ pub enum Input {
     Disconnected {
         /// The connection.
         peer: PeerId,
-        /// For logs.
-        why: String,
+        /// Why.
+        why: Lost,
     },
     /// A control message came, without its length.
     Message {
@@ -222,6 +222,29 @@ pub enum Status {
     Refused,
 }
 
+/// Why a connection ended, or never came to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// Somebody else is there.
+    #[error("the key differs from the one that was expected")]
+    WrongKey,
+    /// The name says nothing, as the resolver puts it.
+    #[error("cannot find the host {0}")]
+    NoHost(String),
+    /// Only addresses of the other kind are known, IPv4 or IPv6.
+    #[error("the socket is bound to {0} and reaches no address of the other kind, IPv4 or IPv6")]
+    Bound(IpAddr),
+    /// Anything else, as the transport puts it.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<&str> for Lost {
+    fn from(why: &str) -> Self {
+        Self::Other(why.into())
+    }
+}
+
 /// What the application may want to know.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -262,7 +285,7 @@ pub enum Event {
     /// Viewer: the seed refused it.
     Refused(Refusal),
     /// Viewer: the seed was not reached; it is tried again.
-    Unreached(String),
+    Unreached(Lost),
     /// Viewer: the URI names no key; this one was trusted.
     Trusted(StreamKey),
     /// Viewer: a new life of the seed began.

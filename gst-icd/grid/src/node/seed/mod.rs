@@ -133,7 +133,7 @@ impl Seed {
                     self.relay.close(peer, Close::Refused);
                 }
             }
-            Input::Disconnected { peer, why } => self.gone(peer, &why),
+            Input::Disconnected { peer, why } => self.gone(peer, &why.to_string()),
             Input::Message { peer, bytes } => {
                 if let Some(message) = self.relay.decode(peer, &bytes, now) {
                     self.message(peer, message, now);

@@ -90,14 +90,14 @@ impl Viewer {
         self.relay.forget(peer).map(|p| p.id)
     }
 
-    pub(super) fn gone(&mut self, peer: PeerId, why: &str, now: Instant) {
+    pub(super) fn gone(&mut self, peer: PeerId, why: &Lost, now: Instant) {
         self.hinted.remove(&peer);
         if let Some(id) = self.dialing.remove(&peer) {
             self.book.failed(id, now);
         }
         if self.seed == Some(peer) {
             if !self.relay.peers.contains_key(&peer) {
-                self.relay.tell(Event::Unreached(why.into()));
+                self.relay.tell(Event::Unreached(why.clone()));
             }
             self.seed = None;
             self.seed_welcomed = false;
@@ -118,7 +118,7 @@ impl Viewer {
                 self.book.failed(id, now);
             }
             if ready {
-                let why = why.into();
+                let why = why.to_string();
                 self.relay.tell(Event::PeerRemoved { id, why });
             }
         }
@@ -336,7 +336,7 @@ impl Viewer {
             };
             if now.saturating_duration_since(state.heard) > SEED_SILENCE {
                 self.relay.close(seed, Close::Silent);
-                self.gone(seed, "the seed is silent", now);
+                self.gone(seed, &"the seed is silent".into(), now);
             } else if state
                 .ping_sent
                 .is_none_or(|at| now.saturating_duration_since(at) >= SEED_PING)
