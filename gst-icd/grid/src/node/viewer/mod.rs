@@ -1,5 +1,6 @@
 //! The node inside `icdsrc`.
 
+mod maps;
 mod meeting;
 mod pieces;
 mod stripes;
@@ -15,12 +16,12 @@ use crate::clock::ClockMap;
 use crate::cutter::Format;
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
 use crate::message::{
-    Candidate, Hello, MAX_CANDIDATES, MAX_DEPTH, Message, NoStripe, Refusal, Report, Start,
+    Candidate, Have, Hello, MAX_CANDIDATES, MAX_DEPTH, Message, NoStripe, Refusal, Report, Start,
     VERSION, Welcome,
 };
 use crate::node::relay::{Asks, Peer, Relay};
 use crate::node::{
-    Close, Event, Histogram, Input, MakeVerifier, Media, STARVING, Stats, Status, Target,
+    Close, Event, Histogram, Input, Lost, MakeVerifier, Media, STARVING, Stats, Status, Target,
     ViewerSettings,
 };
 use crate::parents::{Neighbour, Parents, Path, Standing, Step};
@@ -34,17 +35,8 @@ use crate::window::{Bounds, Offered};
 use crate::node::Action;
 
 const TICK: Duration = Duration::from_millis(20);
-/// This often it is looked for those that are to be told something.
-const HAVE: Duration = Duration::from_millis(50);
-/// A child that heard nothing for a round of all stripes and this is told that its parent lives.
-const MUTE_PARENT: Duration = Duration::from_millis(60);
-/// Buffer maps go to those that feed or are fed, and to others, this often.
-const HAVE_FAMILY: Duration = Duration::from_secs(1);
-const HAVE_OTHERS: Duration = Duration::from_secs(2);
-/// A node that found or lost its last free slot says so after this time, to those that are not
-/// near after twice as much: somebody looks for one. One that lacks pieces says so as often, since
-/// the others take it to have what was made since.
-const HAVE_NEWS: Duration = Duration::from_millis(250);
+/// This often uplink, children and buffer maps are looked after.
+const HAVE: Duration = Duration::from_millis(100);
 /// Who said nothing for so long is not asked for pieces.
 const MUTE: Duration = Duration::from_secs(3);
 /// Who has just refused a pull counts as having a queue of so many milliseconds.
@@ -56,7 +48,6 @@ const SPOKE: Duration = Duration::from_millis(400);
 const REPORT: Duration = Duration::from_secs(1);
 /// What it can give changed: newcomers may wait for it.
 const REPORT_SOON: Duration = Duration::from_millis(250);
-const PEER_PING: Duration = Duration::from_secs(4);
 const SEED_PING: Duration = Duration::from_secs(1);
 /// The seed is gone when it answers nothing for this long.
 const SEED_SILENCE: Duration = Duration::from_secs(3);
@@ -558,61 +549,13 @@ impl Viewer {
         self.meet_others(now);
         self.tidy(now);
         self.climb(now);
+        self.tell_alive(now);
         if now.saturating_duration_since(self.have_at) >= HAVE {
             self.have_at = now;
             self.relay.close_mute(|peer| self.seed == Some(peer), now);
             self.relay.resize();
             self.shed(now);
-            let mut have = self.relay.have(now);
-            have.lag_ms = self.last_lag_ms;
-            let room = have.spare > 0;
-            let troubled = have.lacks() || !self.parents.at_rest(now);
-            let have = Message::Have(have);
-            let round = self.relay.format.map_or(HAVE, |f| f.round());
-            let viewers = self.relay.peers.iter().filter(|(_, p)| p.ready && !p.seed);
-            let since = |at| now.saturating_duration_since(at);
-            let peers: Vec<_> = viewers
-                .map(|(peer, p)| (*peer, p.ping_sent, since(p.told), since(p.told_have)))
-                .collect();
-            for (peer, pinged, quiet, old) in peers {
-                let fed = self.relay.children.stripes_of(peer).next().is_some();
-                let family = fed || self.parents.count(peer) > 0;
-                // A child knows by it that its parent lives, unless pieces tell it; to all it is a
-                // buffer map.
-                let news = self
-                    .relay
-                    .peers
-                    .get(&peer)
-                    .is_some_and(|p| p.told_room != room);
-                let again = match (news || troubled, family) {
-                    (true, true) => HAVE_NEWS,
-                    (true, false) => HAVE_NEWS * 2,
-                    (false, true) => HAVE_FAMILY,
-                    (false, false) => HAVE_OTHERS,
-                };
-                let due = old >= again;
-                let mute = fed && quiet >= round + MUTE_PARENT;
-                if !due && !mute {
-                    continue;
-                }
-                if let Some(state) = self.relay.peers.get_mut(&peer) {
-                    state.told_have = now;
-                    state.told_room = room;
-                }
-                let delay_ms = self.relay.peers.get(&peer).map_or(0, |p| p.owd_ms);
-                let mut have = have.clone();
-                if let Message::Have(have) = &mut have {
-                    have.delay_ms = delay_ms;
-                }
-                self.relay.send(peer, &have);
-                if pinged.is_none_or(|at| now.saturating_duration_since(at) >= PEER_PING) {
-                    self.relay.ping(peer, now);
-                }
-                // A child that confirms nothing is frozen: its slots are worth more elsewhere.
-                if self.relay.uplink.silence(peer, now) > CHILD_SILENCE {
-                    self.relay.close(peer, Close::Silent);
-                }
-            }
+            self.tell_maps(now);
         }
         let children = &self.relay.children;
         let news = self.reported_room != (children.slots(), children.spare());
