@@ -68,7 +68,7 @@ pub struct Children {
 }
 
 /// Share of an uplink that is given away, beside messages and acknowledgements, which are counted (see
-/// the uplink): the rest is retransmission and pulls. Simulated: with 0.985, seven times as many runs
+/// the uplink): the rest is retransmission and pulls. Simulated: with 0.985, five times as many runs
 /// of twelve far apart lose pieces when four go (`far_apart` in the simulator's tests); with 0.96, a
 /// crowd at load 0.9 takes six seconds longer to settle.
 const BASE: f64 = 0.975;

@@ -10,8 +10,8 @@ use crate::ids::Seq;
 use crate::piece::Piece;
 use crate::window::Window;
 
-/// Nothing is handed on before this much of the stream is here in one piece, or all that there
-/// was at the start: a late start, never a stutter.
+/// Nothing is handed on before this much of what is still to be shown is here in one piece, or all
+/// that there was at the start: a late start, never a stutter.
 const FIRST: Duration = Duration::from_millis(500);
 
 /// What the play-out says about the next piece.
@@ -119,7 +119,12 @@ impl Playout {
             if end > from {
                 let (first, last) = (window.get(from)?, window.get(Seq(end.0 - 1))?);
                 let (first, last) = (first.info(), last.info());
-                if end > head || last.end || last.time.since(first.time) >= FIRST {
+                // What is overdue gives no time for the rest to come.
+                let held = clock.map_or(last.time.since(first.time), |map| {
+                    let shown = (map.local(first.time) + self.latency).max(now);
+                    (map.local(last.time) + self.latency).saturating_duration_since(shown)
+                });
+                if end > head || last.end || held >= FIRST {
                     return Some(from);
                 }
             }
@@ -348,6 +353,34 @@ mod tests {
         let next = playout.next(&window, Some(clock), late);
         assert_eq!(played(next), Some((50, true)));
         assert_eq!(playout.lost(), 0, "a late start is no loss");
+    }
+
+    #[test]
+    fn a_start_waits_for_what_is_still_to_be_shown() {
+        let (_, mut window, clock, start) = scene();
+        let mut playout = Playout::new(2000 * MS);
+        // The newest picture began 1.9 s ago, and the backlog comes from its beginning on.
+        let now = start + 1900 * MS;
+        playout.start(Seq(0), Seq(95), now);
+        playout.header_applied(1);
+        for seq in 0..30 {
+            window.offer(piece(seq));
+        }
+        let mut next = |n: u32| played(playout.next(&window, Some(clock), now + n * MS));
+        assert_eq!(
+            next(0),
+            Some((0, true)),
+            "half a second, none of it overdue"
+        );
+        let mut playout = Playout::new(2000 * MS);
+        playout.start(Seq(0), Seq(95), now);
+        playout.header_applied(1);
+        let mut next = |window: &Window| played(playout.next(window, Some(clock), now + 400 * MS));
+        assert_eq!(next(&window), None, "the last is due in 280 ms");
+        for seq in 30..50 {
+            window.offer(piece(seq));
+        }
+        assert_eq!(next(&window), Some((0, true)));
     }
 
     #[test]
