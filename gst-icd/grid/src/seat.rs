@@ -58,7 +58,7 @@ pub struct Pulse {
 pub enum Place {
     /// A lease becomes the root's place.
     Root(PeerId, StripeId),
-    /// A root's place becomes a lease, since another took it.
+    /// A silent root's place becomes a lease.
     Lease(PeerId, StripeId),
     /// Ask this viewer to take the stripe.
     Invite(PeerId, StripeId),
@@ -176,13 +176,12 @@ impl Seat {
     }
 
     /// Whether a subscription without lease follows an invitation; then the place is its own.
-    /// The former root, if there is one, holds only a lease from now on.
-    pub fn take_place(&mut self, peer: PeerId, stripe: StripeId) -> Option<Option<Place>> {
+    /// The former root, if there is one, goes to the new one.
+    pub fn take_place(&mut self, peer: PeerId, stripe: StripeId) -> Option<Option<PeerId>> {
         let k = stripe.index();
         let invited = self.invited.get_mut(k)?;
         invited.take_if(|(p, _)| *p == peer)?;
-        let former = self.roots[k].replace(peer).filter(|old| *old != peer);
-        Some(former.map(|old| Place::Lease(old, stripe)))
+        Some(self.roots[k].replace(peer).filter(|old| *old != peer))
     }
 
     /// Viewers for one that looks for parents: those with most to spare, in some random order.
@@ -470,10 +469,7 @@ mod tests {
             panic!("{steps:?}");
         };
         children.add(PeerId(9), stripe, false, 8, now);
-        assert_eq!(
-            seat.take_place(PeerId(9), stripe),
-            Some(Some(Place::Lease(PeerId(0), stripe)))
-        );
+        assert_eq!(seat.take_place(PeerId(9), stripe), Some(Some(PeerId(0))));
         assert_eq!(
             seat.take_place(PeerId(9), stripe),
             None,

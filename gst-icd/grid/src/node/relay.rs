@@ -425,23 +425,32 @@ impl Relay {
             .cancel(child, |seq| seq >= from && seq.stripe(stripes) == stripe);
     }
 
-    /// A stronger one takes the place of a child, which is told where to go.
+    /// A child makes place, and is told where to go. It is fed for a moment more, so that it moves
+    /// without a gap.
     pub(super) fn displace(
         &mut self,
-        weaker: PeerId,
+        child: PeerId,
         stripe: StripeId,
-        stronger: PeerId,
-        asks: &Asks,
+        go_to: Option<Candidate>,
         now: Instant,
     ) {
-        self.children.displace(weaker, stripe, now);
-        // Who is displaced by its own child changes places with it.
+        self.children.displace(child, stripe, now);
+        self.send(child, &Message::Evict { stripe, go_to });
+    }
+
+    /// Where a child goes whose place a stronger one takes: to that one; who is displaced by its
+    /// own child changes places with it.
+    pub(super) fn instead(
+        &self,
+        weaker: PeerId,
+        stronger: PeerId,
+        asks: &Asks,
+    ) -> Option<Candidate> {
         let whom = self.peers.get(&weaker).map(|p| p.id);
-        let go_to = match &asks.old {
+        match &asks.old {
             Some(old) if !asks.free && Some(old.node) != whom => Some(old.clone()),
             _ => self.candidate(stronger),
-        };
-        self.send(weaker, &Message::Evict { stripe, go_to });
+        }
     }
 
     /// A neighbour, for another to dial.

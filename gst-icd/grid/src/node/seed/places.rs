@@ -191,7 +191,8 @@ impl Seed {
                     self.reject(peer, stripe, NoStripe::Busy);
                     return;
                 };
-                self.relay.displace(weaker, stripe, peer, asks, now);
+                let go_to = self.relay.instead(weaker, peer, asks);
+                self.relay.displace(weaker, stripe, go_to, now);
             }
             Err(why) => {
                 self.reject(peer, stripe, why);
@@ -211,7 +212,11 @@ impl Seed {
         } else {
             self.relay.fill(peer, stripe, from, now);
         }
-        self.place(place.flatten());
+        if let Some(former) = place.flatten() {
+            // All that take the stripe live from it until the new root feeds it.
+            let go_to = self.relay.candidate(peer);
+            self.relay.displace(former, stripe, go_to, now);
+        }
     }
 
     fn accept(&mut self, peer: PeerId, stripe: StripeId, lease: bool) {

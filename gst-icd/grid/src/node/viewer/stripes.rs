@@ -29,7 +29,10 @@ impl Viewer {
         }
         match self.relay.children.judge(&asker, stripe, path.as_deref()) {
             Ok(Taken::Slot) => {}
-            Ok(Taken::Over(weaker)) => self.relay.displace(weaker, stripe, peer, asks, now),
+            Ok(Taken::Over(weaker)) => {
+                let go_to = self.relay.instead(weaker, peer, asks);
+                self.relay.displace(weaker, stripe, go_to, now);
+            }
             Err(why) => {
                 let instead = self.roomy(peer);
                 let reject = Message::Reject {
@@ -277,10 +280,8 @@ impl Viewer {
             child.map(|c| (c.strength, std::cmp::Reverse(c.since)))
         });
         for (stripe, peer) in all.into_iter().take(over) {
-            // Fed for a moment more, it moves without a gap.
-            self.relay.children.displace(peer, stripe, now);
             let go_to = self.roomy(peer);
-            self.relay.send(peer, &Message::Evict { stripe, go_to });
+            self.relay.displace(peer, stripe, go_to, now);
         }
     }
 
