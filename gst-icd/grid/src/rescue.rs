@@ -21,8 +21,10 @@ const SEED_NEEDS: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_millis(100);
 /// The seed, when it was busy, after this one.
 const SEED_AGAIN: Duration = Duration::from_millis(40);
-/// Beyond a round trip.
+/// Beyond a round trip. A peer that has said nothing for [`SPOKE`] gets no more.
 const LEAST_PATIENCE: Duration = Duration::from_millis(40);
+/// Who spoke within this time surely lives.
+pub const SPOKE: Duration = Duration::from_millis(400);
 const MAX_OUTSTANDING_PER_PEER: usize = 16;
 
 /// A neighbour that may have what is missing.
@@ -36,6 +38,8 @@ pub struct Source {
     pub rtt: Duration,
     /// Queueing delay of its uplink, as it says.
     pub queue: Duration,
+    /// When it said or sent anything last.
+    pub heard: Instant,
 }
 
 /// A piece that is not here.
@@ -49,10 +53,17 @@ pub struct Missing {
     pub detached: bool,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    peer: PeerId,
+    at: Instant,
+    until: Instant,
+}
+
 #[derive(Debug, Default)]
 struct Pull {
     asked: BTreeSet<PeerId>,
-    outstanding: Option<(PeerId, Instant)>,
+    outstanding: Option<Asked>,
     not_before: Option<Instant>,
     tries: usize,
     /// Every neighbour that has it was asked, and is busy or silent.
@@ -63,6 +74,9 @@ struct Pull {
 #[derive(Debug, Default)]
 pub struct Rescue {
     pulls: BTreeMap<Seq, Pull>,
+    /// Who did not answer in time, and when it was asked: a dead one shall cost that time once, not
+    /// once for each piece.
+    silent: BTreeMap<PeerId, Instant>,
 }
 
 impl Rescue {
@@ -77,7 +91,9 @@ impl Rescue {
         let wanted: BTreeSet<Seq> = missing.iter().map(|m| m.seq).collect();
         self.pulls.retain(|seq, _| wanted.contains(seq));
         for pull in self.pulls.values_mut() {
-            pull.outstanding.take_if(|(_, until)| *until <= now);
+            if let Some(asked) = pull.outstanding.take_if(|asked| asked.until <= now) {
+                self.silent.insert(asked.peer, asked.at);
+            }
         }
         let peers_from = latency.mul_f64(PEERS_FROM);
         let is_due = |item: &&Missing| {
@@ -107,9 +123,14 @@ impl Rescue {
         now: Instant,
     ) -> BTreeMap<PeerId, Vec<Seq>> {
         let mut load: BTreeMap<PeerId, usize> = BTreeMap::new();
-        for (peer, _) in self.pulls.values().filter_map(|pull| pull.outstanding) {
-            *load.entry(peer).or_default() += 1;
+        for asked in self.pulls.values().filter_map(|pull| pull.outstanding) {
+            *load.entry(asked.peer).or_default() += 1;
         }
+        let silent = |s: &Source, at: Instant| !s.seed && s.heard <= at;
+        self.silent.retain(|peer, at| {
+            let source = sources.iter().find(|s| s.peer == *peer);
+            source.is_some_and(|s| silent(s, *at))
+        });
         let peers_from = latency.mul_f64(PEERS_FROM);
         let seed = sources.iter().find(|s| s.seed);
         let needs = seed.map_or(Duration::ZERO, |s| s.rtt * 5 / 2 + SEED_NEEDS);
@@ -119,7 +140,8 @@ impl Rescue {
             let pull = self.pulls.entry(item.seq).or_default();
             let knowing: Vec<_> = sources
                 .iter()
-                .filter(|s| !s.seed && knows(s.peer, item.seq))
+                .filter(|s| !s.seed && !self.silent.contains_key(&s.peer))
+                .filter(|s| knows(s.peer, item.seq))
                 .collect();
             let somebody = !pull.in_vain && !knowing.is_empty();
             let seed_from = match somebody {
@@ -160,8 +182,15 @@ impl Rescue {
                 // No longer than until the seed is to be asked.
                 let left = item.slack.saturating_sub(seed_from + source.rtt);
                 patience = patience.min(left.max(LEAST_PATIENCE));
+                if now.saturating_duration_since(source.heard) > SPOKE {
+                    patience = LEAST_PATIENCE;
+                }
             }
-            pull.outstanding = Some((source.peer, now + source.rtt + patience));
+            pull.outstanding = Some(Asked {
+                peer: source.peer,
+                at: now,
+                until: now + source.rtt + patience,
+            });
             *load.entry(source.peer).or_default() += 1;
             plan.entry(source.peer).or_default().push(item.seq);
         }
@@ -172,7 +201,7 @@ impl Rescue {
     /// there is none.
     pub fn refused(&mut self, peer: PeerId, seed: bool, seq: Seq, now: Instant) {
         if let Some(pull) = self.pulls.get_mut(&seq)
-            && pull.outstanding.is_some_and(|(asked, _)| asked == peer)
+            && pull.outstanding.is_some_and(|asked| asked.peer == peer)
         {
             pull.outstanding = None;
             pull.not_before = seed.then_some(now + SEED_AGAIN);
@@ -182,6 +211,7 @@ impl Rescue {
     /// Forgets everything, for a new epoch.
     pub fn clear(&mut self) {
         self.pulls.clear();
+        self.silent.clear();
     }
 }
 
@@ -192,12 +222,13 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const LATENCY: Duration = Duration::from_secs(2);
 
-    fn source(peer: u64, seed: bool) -> Source {
+    fn source(peer: u64, seed: bool, heard: Instant) -> Source {
         Source {
             peer: PeerId(peer),
             seed,
             rtt: 20 * MS,
             queue: Duration::ZERO,
+            heard,
         }
     }
 
@@ -224,7 +255,7 @@ mod tests {
     #[test]
     fn nothing_is_pulled_early_and_the_seed_is_asked_last() {
         let now = Instant::now();
-        let sources = [source(1, true), source(2, false)];
+        let sources = [source(1, true, now), source(2, false, now)];
         let mut rescue = Rescue::default();
         let plan =
             |r: &mut Rescue, slack, at| ask(r, &missing(slack), &sources, |_, _| true, 1, at);
@@ -249,10 +280,10 @@ mod tests {
         let now = Instant::now();
         let peer = Source {
             rtt: 100 * MS,
-            ..source(2, false)
+            ..source(2, false, now)
         };
         let asked = |slack| {
-            let sources = [source(1, true), peer];
+            let sources = [source(1, true, now), peer];
             let mut rescue = Rescue::default();
             let plan = ask(&mut rescue, &missing(slack), &sources, |_, _| true, 1, now);
             plan.keys().copied().collect::<Vec<_>>()
@@ -264,7 +295,7 @@ mod tests {
     #[test]
     fn a_refusal_is_followed_by_the_next_source_at_once() {
         let now = Instant::now();
-        let sources = [source(2, false), source(3, false)];
+        let sources = [source(2, false, now), source(3, false, now)];
         let mut rescue = Rescue::default();
         let plan = |r: &mut Rescue, at| ask(r, &missing(700), &sources, |_, _| true, 1, at);
         assert!(plan(&mut rescue, now).contains_key(&PeerId(2)));
@@ -275,8 +306,8 @@ mod tests {
     #[test]
     fn the_seed_is_asked_however_many_others_refused() {
         let now = Instant::now();
-        let mut sources: Vec<_> = (2..8).map(|peer| source(peer, false)).collect();
-        sources.push(source(1, true));
+        let mut sources: Vec<_> = (2..8).map(|peer| source(peer, false, now)).collect();
+        sources.push(source(1, true, now));
         let mut rescue = Rescue::default();
         let asked = (0..1200).rev().find(|slack| {
             let now = now + (1200 - slack) * MS;
@@ -292,7 +323,7 @@ mod tests {
     #[test]
     fn a_silent_source_is_replaced_by_another() {
         let now = Instant::now();
-        let sources = [source(2, false), source(3, false)];
+        let sources = [source(2, false, now), source(3, false, now)];
         let mut rescue = Rescue::default();
         let first = ask(&mut rescue, &missing(700), &sources, |_, _| true, 1, now);
         assert!(first.contains_key(&PeerId(2)));
@@ -302,9 +333,57 @@ mod tests {
     }
 
     #[test]
+    fn who_did_not_answer_is_asked_for_nothing_until_it_speaks() {
+        let now = Instant::now();
+        let mut sources = [source(2, false, now), source(3, false, now)];
+        sources[1].queue = 500 * MS;
+        let missing = |slack: u32| {
+            [9, 10].map(|seq| Missing {
+                seq: Seq(seq),
+                slack: slack * MS,
+                detached: false,
+            })
+        };
+        let mut rescue = Rescue::default();
+        let mut plan = |missing: &[Missing], sources: &[Source], at| {
+            let plan = ask(&mut rescue, missing, sources, |_, _| true, 1, at);
+            plan.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(
+            plan(&missing(700)[..1], &sources, now),
+            [(PeerId(2), vec![Seq(9)])]
+        );
+        // It lets one piece wait, and is not asked for the other.
+        let later = now + 171 * MS;
+        let both = (PeerId(3), vec![Seq(9), Seq(10)]);
+        assert_eq!(plan(&missing(529), &sources, later), [both]);
+        sources[0].heard = later;
+        let third = [Missing {
+            seq: Seq(11),
+            ..missing(529)[0]
+        }];
+        let third: Vec<_> = missing(529).into_iter().chain(third).collect();
+        let now = later + MS;
+        assert_eq!(plan(&third, &sources, now), [(PeerId(2), vec![Seq(11)])]);
+    }
+
+    #[test]
+    fn who_has_said_nothing_for_long_is_not_waited_for() {
+        let now = Instant::now();
+        let old = now - 2 * SPOKE;
+        let sources = [source(2, false, old), source(3, false, old)];
+        let mut rescue = Rescue::default();
+        let first = ask(&mut rescue, &missing(700), &sources, |_, _| true, 1, now);
+        assert!(first.contains_key(&PeerId(2)));
+        let later = now + 61 * MS;
+        let second = ask(&mut rescue, &missing(639), &sources, |_, _| true, 1, later);
+        assert!(second.contains_key(&PeerId(3)));
+    }
+
+    #[test]
     fn what_no_neighbour_has_the_seed_is_asked_for_by_one_after_the_other() {
         let now = Instant::now();
-        let sources = [source(1, true), source(2, false)];
+        let sources = [source(1, true, now), source(2, false, now)];
         let asked_at = |salt: u64| {
             let mut rescue = Rescue::default();
             (0..2000).rev().find(|slack| {
@@ -332,7 +411,7 @@ mod tests {
         let now = Instant::now();
         let sources = [Source {
             rtt: 250 * MS,
-            ..source(1, true)
+            ..source(1, true, now)
         }];
         let mut rescue = Rescue::default();
         let plan = ask(&mut rescue, &missing(570), &sources, |_, _| true, 1, now);

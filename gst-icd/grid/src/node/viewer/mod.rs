@@ -28,7 +28,7 @@ use crate::parents::{Neighbour, Parents, Path, Standing, Step};
 use crate::piece::{Hop, Piece, PieceInfo, Why, claimed};
 use crate::playout::{Next, Playout};
 use crate::record::{Beacon, Signed, StreamHeader, Ticket};
-use crate::rescue::{Missing, Rescue, Source};
+use crate::rescue::{Missing, Rescue, SPOKE, Source};
 use crate::trust::Verify;
 use crate::window::{Bounds, Offered};
 
@@ -43,8 +43,6 @@ const MUTE: Duration = Duration::from_secs(3);
 const BUSY_MS: u16 = 250;
 /// Pulls go rather to one with free slots that is so much farther.
 const FULL: Duration = Duration::from_millis(200);
-/// Who spoke within this time surely lives.
-const SPOKE: Duration = Duration::from_millis(400);
 const REPORT: Duration = Duration::from_secs(1);
 /// What it can give changed: newcomers may wait for it.
 const REPORT_SOON: Duration = Duration::from_millis(250);

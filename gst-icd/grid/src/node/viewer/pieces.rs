@@ -208,6 +208,7 @@ impl Viewer {
                     seed: p.seed,
                     rtt: p.rtt,
                     queue: queue + quiet + full,
+                    heard: p.heard,
                 }
             })
             .collect();
