@@ -190,7 +190,8 @@ fn every_flag_that_travels_does() {
         gst::BufferFlags::GAP,
         gst::BufferFlags::HEADER | gst::BufferFlags::DISCONT,
     ];
-    for n in 0..60_u64 {
+    // Fewer than reach to the next join point: a slow machine would begin another timeline there.
+    for n in 0..20_u64 {
         feed.push(n, flags[n as usize % flags.len()]);
     }
     feed.end();

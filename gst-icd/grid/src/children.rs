@@ -261,6 +261,9 @@ impl Children {
             .and_then(|children| children.get_mut(&peer))
         {
             child.lease = lease;
+            if !lease {
+                child.leaving = None;
+            }
         }
     }
 
@@ -327,6 +330,11 @@ mod tests {
             children.weakest(stripe).map(|(peer, _)| peer),
             Some(PeerId(9))
         );
+        children.let_go(now + LEAVING);
+        assert_eq!(children.of(stripe).count(), 2);
+        // A root that left and is one again stays.
+        children.displace(PeerId(9), stripe, now);
+        children.set_lease(PeerId(9), stripe, false);
         children.let_go(now + LEAVING);
         assert_eq!(children.of(stripe).count(), 2);
         children.set_slots(2, 3);

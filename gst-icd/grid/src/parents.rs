@@ -391,6 +391,8 @@ impl Parents {
             && feed.parent == Some(seed)
         {
             feed.lease = false;
+            feed.ends = None;
+            feed.suggested = None;
         }
     }
 
@@ -426,8 +428,7 @@ impl Parents {
     /// The seed asks this node to take a stripe from it.
     pub fn invited(&mut self, seed: PeerId, stripe: StripeId, now: Instant) -> Option<Step> {
         let feed = self.feeds.get_mut(stripe.index())?;
-        if feed.parent == Some(seed) {
-            feed.lease = false;
+        if feed.parent == Some(seed) && !feed.lease {
             return None;
         }
         feed.pending = Some(Pending {
@@ -646,6 +647,33 @@ pub(super) mod tests {
             parents.accepted(PeerId(*peer), StripeId(k as u8), vec![*peer], false, now);
         }
         (parents, now)
+    }
+
+    #[test]
+    fn an_invitation_is_followed_by_who_has_the_stripe_on_loan() {
+        let (mut parents, now) = fed(&[1, 2]);
+        let (kept, other) = (StripeId(0), StripeId(1));
+        assert_eq!(parents.invited(SEED, kept, now), None, "it is a root");
+        parents.set_lease(kept, true);
+        for stripe in [kept, other] {
+            let subscribes = Step::Subscribe {
+                peer: SEED,
+                stripe,
+                lease: false,
+            };
+            assert_eq!(parents.invited(SEED, stripe, now), Some(subscribes));
+        }
+    }
+
+    #[test]
+    fn who_is_a_root_again_stays_one() {
+        let (mut parents, now) = fed(&[1]);
+        let stripe = StripeId(0);
+        parents.evicted(SEED, stripe, Some(NodeId([7; 32])), now);
+        parents.rooted(SEED, stripe);
+        let mut rng = fastrand::Rng::with_seed(1);
+        parents.tick(&[neighbour(1, 0)], WEAK, &mut rng, now + 2 * LEAVING);
+        assert_eq!(parents.feed(stripe).and_then(|f| f.parent()), Some(SEED));
     }
 
     #[test]

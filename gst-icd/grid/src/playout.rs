@@ -11,7 +11,8 @@ use crate::piece::Piece;
 use crate::window::Window;
 
 /// Nothing is handed on before this much of what is still to be shown is here in one piece, or all
-/// that there was at the start: a late start, never a stutter.
+/// that there was at the start: a late start, never a stutter. Half of the play-out delay, if that is
+/// less.
 const FIRST: Duration = Duration::from_millis(500);
 
 /// What the play-out says about the next piece.
@@ -124,7 +125,7 @@ impl Playout {
                     let shown = (map.local(first.time) + self.latency).max(now);
                     (map.local(last.time) + self.latency).saturating_duration_since(shown)
                 });
-                if end > head || last.end || held >= FIRST {
+                if end > head || last.end || held >= FIRST.min(self.latency / 2) {
                     return Some(from);
                 }
             }

@@ -54,7 +54,7 @@ impl<T: Record> Signed<T> {
 pub struct StreamHeader {
     /// The seed's life.
     pub epoch: Epoch,
-    /// Counts up from 1 within an epoch.
+    /// Counts up from 1, through all epochs of a broadcaster's run.
     pub version: u32,
     /// Number of stripes; the same in all versions of an epoch.
     pub stripes: u8,

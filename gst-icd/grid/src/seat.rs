@@ -333,7 +333,11 @@ impl Seat {
     }
 
     fn balance(&mut self, pulse: &impl Fn(PeerId) -> Pulse, now: Instant) -> Option<Place> {
-        let able = |p: &PeerId| self.able(*p, pulse) && self.members[p].started;
+        // Who has the place takes a slot of the one that gets it.
+        let able = |p: &PeerId| {
+            let member = &self.members[p];
+            self.able(*p, pulse) && member.started && member.report.spare > 0
+        };
         let least = self
             .members
             .keys()
@@ -463,6 +467,15 @@ mod tests {
     fn a_newcomer_takes_a_share_of_the_places() {
         let (mut seat, mut children, now) = scene(&[8]);
         seat.tend(&children, |_| Pulse::default(), now);
+        let full = Report {
+            slots: 8,
+            ..Default::default()
+        };
+        let full = Member {
+            report: full,
+            ..member(8, 8)
+        };
+        seat.admit(PeerId(8), full);
         seat.admit(PeerId(9), member(9, 8));
         let steps = seat.tend(&children, |_| Pulse::default(), now + BALANCE);
         let [Place::Invite(PeerId(9), stripe)] = steps[..] else {

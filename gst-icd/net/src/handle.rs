@@ -222,7 +222,7 @@ fn transport(streams: u32) -> TransportConfig {
 }
 
 /// Acknowledgements cost the uplink of every viewer: for every tenth packet instead of every second
-/// they take a third (QUIC Acknowledgement Frequency, draft-ietf-quic-ack-frequency).
+/// they take a quarter (QUIC Acknowledgement Frequency, draft-ietf-quic-ack-frequency).
 fn ack_frequency() -> AckFrequencyConfig {
     let mut config = AckFrequencyConfig::default();
     config

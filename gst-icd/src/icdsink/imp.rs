@@ -222,22 +222,7 @@ impl IcdSink {
             .map_err(|e| not_started(&e, "address, port"))
             .map_err(|why| gst::error_msg!(gst::ResourceError::OpenWrite, ("{why}")))?;
         let seed = Arc::new(seed);
-        let weak = self.obj().downgrade();
-        // The handle would keep the seed running after a stop.
         let weak_seed = Arc::downgrade(&seed);
-        listen("icdsink", events, move |event| {
-            let Some(obj) = weak.upgrade().filter(|_| weak_seed.strong_count() > 0) else {
-                return glib::ControlFlow::Break;
-            };
-            match event {
-                Some(event) => obj.imp().happened(&weak_seed, &event),
-                None => obj.imp().look_around(),
-            }
-            glib::ControlFlow::Continue
-        })
-        .map_err(|e| {
-            gst::error_msg!(gst::ResourceError::OpenWrite, ("no thread to be had: {e}"))
-        })?;
         let uri = Self::viewers_uri(&settings, &key, &seed);
         let mut name = settings.stream_name;
         name.truncate(name.floor_char_boundary(MAX_NAME));
@@ -254,6 +239,22 @@ impl IcdSink {
             any: false,
             format_told: false,
         });
+        let weak = self.obj().downgrade();
+        // The handle would keep the seed running after a stop.
+        listen("icdsink", events, move |event| {
+            let Some(obj) = weak.upgrade().filter(|_| weak_seed.strong_count() > 0) else {
+                return glib::ControlFlow::Break;
+            };
+            match event {
+                Some(event) => obj.imp().happened(&weak_seed, &event),
+                None => obj.imp().look_around(),
+            }
+            glib::ControlFlow::Continue
+        })
+        .map_err(|e| {
+            let _started = lock(&self.state).take();
+            gst::error_msg!(gst::ResourceError::OpenWrite, ("no thread to be had: {e}"))
+        })?;
         gst::info!(CAT, imp = self, "listening, viewers join with {uri}");
         self.announce(&uri);
         Ok(())

@@ -76,9 +76,10 @@ impl IcdSink {
             }
             Event::PeerAdded { id, addr } => {
                 gst::info!(CAT, imp = self, "viewer {id} added, {addr}");
-                if let Some(started) = lock(&self.state).as_mut() {
-                    started.viewers.insert(*id);
-                }
+                // After a stop nobody comes.
+                let Some(true) = lock(&self.state).as_mut().map(|s| s.viewers.insert(*id)) else {
+                    return;
+                };
                 obj.emit_by_name::<()>("peer-added", &[&id.whole(), &addr.to_string()]);
                 let structure = gst::Structure::builder("icd-peer-added")
                     .field("id", id.whole())

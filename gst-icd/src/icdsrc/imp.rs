@@ -485,7 +485,7 @@ impl PushSrcImpl for IcdSrc {
                     }
                     // The running time goes on.
                     let pad = obj.src_pad();
-                    gst::info!(CAT, imp = self, "the demuxer begins anew");
+                    gst::info!(CAT, imp = self, "what waits downstream is thrown away");
                     pad.push_event(gst::event::FlushStart::new());
                     pad.push_event(gst::event::FlushStop::new(false));
                 }

@@ -347,18 +347,19 @@ impl Unpacker {
         };
         let mut discont = discont | std::mem::take(&mut self.discont);
         let time = dts.or(*pts);
-        if !self.began {
-            discont &= !self.begin(time);
-        }
-        if self.unreported && time.is_some() && self.report_latency(time) {
-            discont &= !self.headers(time, true);
-        }
+        // Before what must not be thrown away with it.
         if std::mem::take(&mut self.past_below)
             && matches!(self.downstream, Downstream::Plain | Downstream::Shown)
         {
             let start = segment_start(self.own_timeline);
             self.out.push_back(Out::Flush(None));
             self.out.push_back(Out::Segment(start));
+        }
+        if !self.began {
+            discont &= !self.begin(time);
+        }
+        if self.unreported && time.is_some() && self.report_latency(time) {
+            discont &= !self.headers(time, true);
         }
         if let (Some(due), Some(time)) = (self.due, time) {
             self.last = Some(time);

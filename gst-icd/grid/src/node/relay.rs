@@ -60,7 +60,7 @@ const SILENT_CHILD: Duration = Duration::from_millis(250);
 const HELLO: Duration = Duration::from_secs(5);
 /// Header versions that are kept, of at most 256 KiB each: those that the window's pieces name,
 /// as long as there are no more. Caps and tags change seldom.
-const MAX_HEADERS: usize = 64;
+pub(super) const MAX_HEADERS: usize = 64;
 
 /// One connection.
 #[derive(Debug)]
@@ -90,6 +90,8 @@ pub(super) struct Peer {
     nonsense: Bucket,
     /// It broke the rules, and its connection ends.
     faulty: bool,
+    /// Its connection ends.
+    pub(super) closing: bool,
     given_header: Option<(u32, Instant)>,
     headers: Bucket,
     pub(super) bytes_in: u64,
@@ -199,6 +201,9 @@ impl Relay {
     }
 
     pub(super) fn close(&mut self, peer: PeerId, why: Close) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.closing = true;
+        }
         self.actions.push_back(Action::Close(peer, why));
     }
 
@@ -244,6 +249,7 @@ impl Relay {
             messages: Bucket::new(MAX_MESSAGES, now),
             nonsense: Bucket::new(MAX_NONSENSE, now),
             faulty: false,
+            closing: false,
             given_header: None,
             headers: Bucket::new(MAX_GIVEN, now),
             bytes_in: 0,

@@ -11,7 +11,7 @@ use crate::children::{Taken, outweighs, slots};
 use crate::cutter::{Cut, Cutter, Entry, Format};
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{Hello, MAX_PROOF_BYTES, Message, NoStripe, Refusal, Start, VERSION, Welcome};
-use crate::node::relay::{Asks, Relay};
+use crate::node::relay::{Asks, MAX_HEADERS, Relay};
 use crate::node::{Close, Event, Input, MediaState, SeedSettings, Stats};
 use crate::opening::{FIRST, From, Leads, Opening, Purse, Room, opening};
 use crate::piece::{Piece, PieceInfo};
@@ -36,11 +36,9 @@ const START_BACKLOG: Duration = Duration::from_millis(100);
 const MANY: usize = 16;
 /// A child that asks anew within this time is not sent the past again.
 const GIVEN_PAST: Duration = Duration::from_millis(200);
-/// An answer of the application that does not come is a no.
-/// States before the format is known; of more, those of the latest count.
-const MAX_EARLY: usize = 16;
 /// Those that wait for a start are looked at this often; each look sums what all others can give.
 const STARTS: Duration = Duration::from_millis(10);
+/// An answer of the application that does not come is a no.
 const VERDICT: Duration = Duration::from_secs(5);
 
 /// See the module.
@@ -227,7 +225,8 @@ impl Seed {
         }
         self.early
             .extend(self.state.clone().map(|state| (self.version, state)));
-        if self.early.len() > MAX_EARLY {
+        // Of more, those of the latest count.
+        if self.early.len() > MAX_HEADERS {
             self.early.remove(0);
         }
     }
@@ -255,11 +254,7 @@ impl Seed {
     fn begin(&mut self, format: Format) {
         self.relay.reset(self.epoch, format);
         self.seat.reset(format.stripes);
-        let early = std::mem::take(&mut self.early);
-        if early.is_empty() {
-            self.make_header();
-        }
-        for (version, state) in early {
+        for (version, state) in std::mem::take(&mut self.early) {
             self.make(version, state);
         }
     }
