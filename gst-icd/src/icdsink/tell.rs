@@ -76,7 +76,7 @@ impl IcdSink {
             }
             Event::PeerAdded { id, addr } => {
                 gst::info!(CAT, imp = self, "viewer {id} added, {addr}");
-                // After a stop nobody comes.
+                // Who is there is told of once, and after a stop nobody.
                 let Some(true) = lock(&self.state).as_mut().map(|s| s.viewers.insert(*id)) else {
                     return;
                 };

@@ -88,10 +88,8 @@ pub(super) struct Peer {
     pub(super) told_room: bool,
     messages: Bucket,
     nonsense: Bucket,
-    /// It broke the rules, and its connection ends.
-    faulty: bool,
-    /// Its connection ends.
-    pub(super) closing: bool,
+    /// Its connection ends: what it says no longer counts.
+    closing: bool,
     given_header: Option<(u32, Instant)>,
     headers: Bucket,
     pub(super) bytes_in: u64,
@@ -248,7 +246,6 @@ impl Relay {
             told_room: false,
             messages: Bucket::new(MAX_MESSAGES, now),
             nonsense: Bucket::new(MAX_NONSENSE, now),
-            faulty: false,
             closing: false,
             given_header: None,
             headers: Bucket::new(MAX_GIVEN, now),
@@ -305,7 +302,7 @@ impl Relay {
 
     /// Understands a message; what is none counts against who sent it.
     pub(super) fn decode(&mut self, peer: PeerId, bytes: &[u8], now: Instant) -> Option<Message> {
-        let state = self.peers.get_mut(&peer)?;
+        let state = self.peers.get_mut(&peer).filter(|p| !p.closing)?;
         if !state.messages.take(MESSAGES, MAX_MESSAGES, now) {
             self.fault(peer, "it sends too many messages");
             return None;
@@ -331,10 +328,9 @@ impl Relay {
 
     /// Drops who breaks the rules, and says so once.
     fn fault(&mut self, peer: PeerId, what: &str) {
-        let Some(state) = self.peers.get_mut(&peer).filter(|p| !p.faulty) else {
+        let Some(state) = self.peers.get(&peer).filter(|p| !p.closing) else {
             return;
         };
-        state.faulty = true;
         let (id, what) = (state.id, what.into());
         self.close(peer, Close::Fault);
         self.tell(Event::Fault { id, what });

@@ -25,9 +25,7 @@ impl Seed {
     }
 
     pub(super) fn hello(&mut self, peer: PeerId, hello: Hello, now: Instant) {
-        // It is told once.
-        let closing = self.relay.peers.get(&peer).is_none_or(|p| p.closing);
-        if closing || self.asking.iter().any(|(p, ..)| *p == peer) {
+        if self.asking.iter().any(|(p, ..)| *p == peer) {
             return;
         }
         if hello.proof.len() > MAX_PROOF_BYTES {
