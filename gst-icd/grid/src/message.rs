@@ -385,16 +385,6 @@ impl Have {
         }
     }
 
-    /// Whether pieces lack, or a whole stripe is behind the others.
-    pub fn lacks(&self) -> bool {
-        let newest = self.heads.iter().flatten().max();
-        let behind = |head: &Option<Seq>| {
-            let rounds = 3 * self.heads.len() as u64;
-            newest.is_some_and(|n| head.is_none_or(|head| head.plus(rounds) < *n))
-        };
-        !self.holes.is_empty() || self.heads.iter().any(behind)
-    }
-
     /// What is kept of it, at a node whose stream has so many stripes.
     pub fn trimmed(&self, stripes: u8) -> Self {
         Self {

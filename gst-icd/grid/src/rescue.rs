@@ -109,7 +109,7 @@ impl Rescue {
         missing.iter().filter(is_due).copied().collect()
     }
 
-    /// Whom to ask for what is [`Rescue::due`]. `knows` says whether a neighbour is likely to have a piece;
+    /// Whom to ask for what is [`Rescue::due`]. `knows` says whether a source, by its place in the list, is likely to have a piece;
     /// `salt` is this node's own: what none of its neighbours has, the nodes around it lack as
     /// well, and not all of them shall ask the seed in the same moment. The first to have it
     /// serve the others.
@@ -118,7 +118,7 @@ impl Rescue {
         due: &[Missing],
         sources: &[Source],
         latency: Duration,
-        knows: impl Fn(PeerId, Seq) -> bool,
+        knows: impl Fn(usize, Seq) -> bool,
         salt: u64,
         now: Instant,
     ) -> BTreeMap<PeerId, Vec<Seq>> {
@@ -136,13 +136,19 @@ impl Rescue {
         let needs = seed.map_or(Duration::ZERO, |s| s.rtt * 5 / 2 + SEED_NEEDS);
         let seed_from = latency.mul_f64(SEED_FROM).max(needs).min(peers_from);
         let mut plan: BTreeMap<PeerId, Vec<Seq>> = BTreeMap::new();
+        let asked = sources.iter().enumerate();
+        let asked = asked.filter(|(_, s)| !s.seed && !self.silent.contains_key(&s.peer));
+        let asked: Vec<_> = asked.collect();
+        let mut knowing = Vec::new();
         for item in due {
             let pull = self.pulls.entry(item.seq).or_default();
-            let knowing: Vec<_> = sources
-                .iter()
-                .filter(|s| !s.seed && !self.silent.contains_key(&s.peer))
-                .filter(|s| knows(s.peer, item.seq))
-                .collect();
+            knowing.clear();
+            knowing.extend(
+                asked
+                    .iter()
+                    .filter(|(n, _)| knows(*n, item.seq))
+                    .map(|(_, s)| *s),
+            );
             let somebody = !pull.in_vain && !knowing.is_empty();
             let seed_from = match somebody {
                 true => seed_from,
@@ -158,7 +164,8 @@ impl Rescue {
                     && s.rtt < item.slack
             };
             let from_peer = knowing
-                .into_iter()
+                .iter()
+                .copied()
                 .filter(usable)
                 .min_by_key(|s| (s.queue + s.rtt, s.peer));
             // A refusal that comes after the seed is to be asked comes too late.
@@ -199,13 +206,20 @@ impl Rescue {
 
     /// A neighbour does not have it, or is busy: another is asked at once, but behind the seed
     /// there is none.
-    pub fn refused(&mut self, peer: PeerId, seed: bool, seq: Seq, now: Instant) {
-        if let Some(pull) = self.pulls.get_mut(&seq)
-            && pull.outstanding.is_some_and(|asked| asked.peer == peer)
+    /// Whether it is to be asked for.
+    pub fn refused(&mut self, peer: PeerId, seed: bool, seq: Seq, now: Instant) -> bool {
+        let Some(pull) = self.pulls.get_mut(&seq) else {
+            return false;
+        };
+        if pull
+            .outstanding
+            .take_if(|asked| asked.peer == peer)
+            .is_none()
         {
-            pull.outstanding = None;
-            pull.not_before = seed.then_some(now + SEED_AGAIN);
+            return false;
         }
+        pull.not_before = seed.then_some(now + SEED_AGAIN);
+        !seed
     }
 
     /// Forgets everything, for a new epoch.
@@ -244,7 +258,7 @@ mod tests {
         rescue: &mut Rescue,
         missing: &[Missing],
         sources: &[Source],
-        knows: impl Fn(PeerId, Seq) -> bool,
+        knows: impl Fn(usize, Seq) -> bool,
         salt: u64,
         now: Instant,
     ) -> BTreeMap<PeerId, Vec<Seq>> {

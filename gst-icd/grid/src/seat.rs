@@ -74,7 +74,7 @@ pub struct Seat {
     invited: Vec<Option<(PeerId, Instant)>>,
     /// Who let an invitation lapse, and until when it gets none.
     missed: BTreeMap<PeerId, Instant>,
-    promised: Vec<(usize, Instant)>,
+    promised: Vec<(f64, Instant)>,
     balanced: Instant,
     /// Most viewers; none is unlimited.
     pub max_viewers: Option<usize>,
@@ -212,16 +212,17 @@ impl Seat {
             .filter(|(peer, m)| **peer != asker && m.hello.relay && m.reported.is_some_and(fresh))
             .map(|(_, m)| usize::from(m.report.spare))
             .sum();
-        let holds = |at: Instant| now.saturating_duration_since(at) < PROMISE_HOLDS;
-        let promised = self.promised.iter().filter(|(_, at)| holds(*at));
-        said.saturating_sub(promised.map(|(n, _)| n).sum())
+        let promised = self.promised.iter().filter(|(_, until)| *until > now);
+        let promised: f64 = promised.map(|(n, _)| n).sum();
+        said.saturating_sub(promised as usize)
     }
 
-    /// A newcomer was sent to the other viewers for this many stripes.
-    pub fn promise(&mut self, stripes: usize, now: Instant) {
-        self.promised
-            .retain(|(_, at)| now.saturating_duration_since(*at) < PROMISE_HOLDS);
-        self.promised.push((stripes, now));
+    /// A newcomer was sent to the other viewers for this many stripes, and for so many more as long
+    /// as they send it the past.
+    pub fn promise(&mut self, stripes: f64, past: (f64, Duration), now: Instant) {
+        self.promised.retain(|(_, until)| *until > now);
+        self.promised.push((stripes, now + PROMISE_HOLDS));
+        self.promised.push((past.0, now + past.1));
     }
 
     /// Stripes that a viewer can push, as it says.
@@ -408,6 +409,19 @@ mod tests {
             silence: Duration::from_millis(ms),
             ..Pulse::default()
         }
+    }
+
+    #[test]
+    fn what_newcomers_were_promised_is_not_promised_again() {
+        let (mut seat, _, now) = scene(&[8, 8]);
+        for n in 0..2 {
+            let member = seat.member_mut(PeerId(n)).expect("a member");
+            member.reported = Some(now);
+        }
+        let past = Duration::from_secs(1);
+        seat.promise(3.0, (4.0, past), now);
+        let spare = |ms| seat.spare(PeerId(9), now + Duration::from_millis(ms));
+        assert_eq!([0, 999, 1000, 1500].map(spare), [9, 9, 13, 16]);
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub const PULL_SHARE: f64 = 0.25;
 pub const LAST_SHARE: f64 = 0.5;
 /// Backlog comes after the pushes, but for a few pieces of a child that moved.
 const LOOKED_AT: usize = 8;
+/// The queueing delay is looked at this often: it changes no faster, and there may be hundreds of
+/// children.
+const LOOK: Duration = Duration::from_millis(5);
 /// Messages are sent at once and paid for afterwards, but never so much that pieces would wait for
 /// longer than this.
 const DEBT: Duration = Duration::from_millis(100);
@@ -130,6 +133,8 @@ pub struct Uplink {
     /// Bytes per second of messages and acknowledgements.
     overhead: f64,
     overheard: Instant,
+    /// The queueing delay, and when it was looked at.
+    looked: Option<(Instant, Duration)>,
     /// Pieces that expired in the queue.
     pub expired: u64,
 }
@@ -149,6 +154,7 @@ impl Uplink {
             pulls_filled: now,
             overhead: 0.0,
             overheard: now,
+            looked: None,
             expired: 0,
         }
     }
@@ -368,13 +374,20 @@ impl Uplink {
 
     /// How long the first queued piece that could go has waited: the queueing delay. Backlog
     /// waits by design and does not count.
-    pub fn delay(&self, now: Instant) -> Duration {
+    pub fn delay(&mut self, now: Instant) -> Duration {
+        if let Some((at, delay)) = self.looked
+            && now.saturating_duration_since(at) < LOOK
+        {
+            return delay;
+        }
         let waits = self.turns.iter().filter_map(|(_, peer)| {
             let first = self.lanes.get(peer)?.queue.values().take(LOOKED_AT);
             let push = first.into_iter().find(|q| q.why != Why::Backlog)?;
             Some(now.saturating_duration_since(push.queued))
         });
-        waits.max().unwrap_or_default()
+        let delay = waits.max().unwrap_or_default();
+        self.looked = Some((now, delay));
+        delay
     }
 
     /// Pieces that wait.

@@ -204,9 +204,7 @@ impl Window {
     /// The newest pieces that are not here although later ones of their stripe are, at most
     /// `most` of them.
     pub fn holes(&self, heads: &[Option<Seq>], most: usize) -> Vec<Seq> {
-        if self.count == self.places.len() {
-            return Vec::new();
-        }
+        let count = self.count_holes(heads);
         let (stripes, first) = (heads.len() as u64, self.base.0);
         let newest = heads.iter().flatten().max().map_or(first, |seq| seq.0);
         let missing = |seq: &Seq| {
@@ -217,8 +215,37 @@ impl Window {
             .rev()
             .map(Seq)
             .filter(missing)
-            .take(most)
+            .take(most.min(count))
             .collect()
+    }
+
+    /// Whether pieces lack, or a whole stripe is behind the others.
+    pub fn lacks(&self, heads: &[Option<Seq>]) -> bool {
+        let newest = heads.iter().flatten().max();
+        let behind = |head: &Option<Seq>| {
+            let rounds = 3 * heads.len() as u64;
+            newest.is_some_and(|n| head.is_none_or(|head| head.plus(rounds) < *n))
+        };
+        self.count_holes(heads) > 0 || heads.iter().any(behind)
+    }
+
+    /// How many holes there are: all that lack, but for those beyond the newest of their stripe.
+    fn count_holes(&self, heads: &[Option<Seq>]) -> usize {
+        let lack = self.places.len() - self.count;
+        let (first, Some(newest)) = (self.base.0, self.head()) else {
+            return 0;
+        };
+        if lack == 0 {
+            return 0;
+        }
+        let stripes = heads.len().max(1) as u64;
+        let of_stripe = |k: u64, below: u64| (below + stripes - 1 - k) / stripes;
+        let not_yet = |(k, head): (usize, &Option<Seq>)| {
+            let from = head.map_or(first, |head| head.0 + 1);
+            of_stripe(k as u64, newest.0 + 1) - of_stripe(k as u64, from)
+        };
+        let not_yet: u64 = heads.iter().enumerate().map(not_yet).sum();
+        lack.saturating_sub(not_yet as usize)
     }
 
     /// The first number from `from` on that is not here.
@@ -387,6 +414,30 @@ pub(crate) mod tests {
         assert_eq!(w.time_of(Seq(5)), Some(SenderTime(200_000_000)));
         assert_eq!(w.heads(4), vec![None, None, Some(Seq(14)), None]);
         assert_eq!(w.first_missing(Seq(10)), Seq(11));
+    }
+
+    #[test]
+    fn a_hole_is_what_later_pieces_of_its_stripe_have_passed() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        for _ in 0..200 {
+            let mut w = window(10_000, usize::MAX);
+            let first = rng.u64(..100);
+            for n in first..first + 40 {
+                if rng.f64() < 0.8 {
+                    w.offer(piece(n));
+                }
+            }
+            let heads = w.heads(4);
+            let lacks = |n: &u64| {
+                let head = heads[(*n % 4) as usize];
+                !w.has(Seq(*n)) && head.is_some_and(|head| head > Seq(*n))
+            };
+            let base = w.first().map_or(0, |seq| seq.0);
+            let expected: Vec<_> = (base..first + 40).rev().filter(lacks).map(Seq).collect();
+            assert_eq!(w.count_holes(&heads), expected.len());
+            assert_eq!(w.holes(&heads, usize::MAX), expected);
+            assert_eq!(w.holes(&heads, 2), expected[..expected.len().min(2)]);
+        }
     }
 
     #[test]

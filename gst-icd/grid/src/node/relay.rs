@@ -631,7 +631,7 @@ impl Relay {
             .map(|(_, header)| header)
     }
 
-    pub(super) fn have(&self, now: Instant) -> Have {
+    pub(super) fn have(&mut self, now: Instant) -> Have {
         let heads = self.window.heads(self.stripes());
         Have {
             epoch: self.epoch,
@@ -648,7 +648,7 @@ impl Relay {
         }
     }
 
-    pub(super) fn queue_ms(&self, now: Instant) -> u16 {
+    pub(super) fn queue_ms(&mut self, now: Instant) -> u16 {
         self.uplink.delay(now).as_millis().min(60_000) as u16
     }
 

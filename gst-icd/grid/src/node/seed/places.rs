@@ -144,8 +144,8 @@ impl Seed {
             let first = FIRST.div_duration_f64(self.relay.piece()) as u64;
             let last = from.plus(first).min(head);
             self.relay.backlog(peer, None, from, last, ttl, now);
-            let needs = self.needs(&hello).ceil() as usize;
-            self.seat.promise(needs, now);
+            let needs = self.needs(&hello).ceil();
+            self.seat.promise(needs, (past * copy, latency), now);
         }
         if let Some(member) = self.seat.member_mut(peer) {
             member.started = true;

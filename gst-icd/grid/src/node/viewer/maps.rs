@@ -38,9 +38,9 @@ impl Viewer {
 
     /// Tells neighbours what is here, each as often as it needs it.
     pub(super) fn tell_maps(&mut self, now: Instant) {
-        let have = self.have(now);
-        let room = have.spare > 0;
-        let troubled = have.lacks() || !self.parents.at_rest(now);
+        let heads = self.relay.window.heads(self.relay.stripes());
+        let room = self.relay.children.spare() > 0;
+        let troubled = self.relay.window.lacks(&heads) || !self.parents.at_rest(now);
         let due = |(peer, p): &(&PeerId, &Peer)| {
             let fed = self.relay.children.stripes_of(**peer).next().is_some();
             let family = fed || self.parents.count(**peer) > 0;
@@ -54,12 +54,16 @@ impl Viewer {
         };
         let due = self.relay.peers.iter().filter(due);
         let due: Vec<_> = due.map(|(peer, _)| *peer).collect();
+        if due.is_empty() {
+            return;
+        }
+        let have = self.have(now);
         for peer in due {
             self.tell_have(peer, &have, now);
         }
     }
 
-    fn have(&self, now: Instant) -> Have {
+    fn have(&mut self, now: Instant) -> Have {
         Have {
             lag_ms: self.last_lag_ms,
             ..self.relay.have(now)

@@ -16,8 +16,8 @@ use crate::clock::ClockMap;
 use crate::cutter::Format;
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
 use crate::message::{
-    Candidate, Have, Hello, MAX_CANDIDATES, MAX_DEPTH, Message, NoStripe, Refusal, Report, Start,
-    VERSION, Welcome,
+    Candidate, Have, Hello, MAX_CANDIDATES, MAX_DEPTH, MAX_PULL, Message, NoStripe, Refusal,
+    Report, Start, VERSION, Welcome,
 };
 use crate::node::relay::{Asks, Peer, Relay};
 use crate::node::{
@@ -341,10 +341,7 @@ impl Viewer {
                 if let Some(state) = self.relay.peers.get_mut(&peer) {
                     state.have.queue_ms = state.have.queue_ms.max(BUSY_MS);
                 }
-                for seq in seqs {
-                    self.rescue.refused(peer, seed, seq, now);
-                }
-                self.pull(now);
+                self.pull_refused(peer, seed, &seqs, now);
             }
             message => {
                 if !self.relay.shared(peer, &message, now) {
@@ -543,13 +540,13 @@ impl Viewer {
         self.find_seed(now);
         self.seek_parents(now);
         self.pull(now);
-        self.meet(now);
-        self.meet_others(now);
-        self.tidy(now);
         self.climb(now);
         self.tell_alive(now);
         if now.saturating_duration_since(self.have_at) >= HAVE {
             self.have_at = now;
+            self.meet(now);
+            self.meet_others(now);
+            self.tidy(now);
             self.relay.close_mute(|peer| self.seed == Some(peer), now);
             self.relay.resize();
             self.shed(now);

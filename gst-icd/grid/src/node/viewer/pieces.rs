@@ -153,7 +153,6 @@ impl Viewer {
             return;
         };
         let settled = now.saturating_duration_since(since) > SETTLE;
-        let clock = self.clock.mapping();
         // A player that is paused stands still while the window moves on.
         let position = position.max(self.relay.window.floor());
         let head = self.relay.window.head().unwrap_or(position);
@@ -164,27 +163,47 @@ impl Viewer {
         let mut seq = self.relay.window.first_missing(position);
         while seq <= head && missing.len() < MAX_MISSING {
             if (settled || seq > start_head)
-                && let Some(due) = self.playout.due(seq, &self.relay.window, clock)
+                && let Some(item) = self.missing(seq, now)
             {
-                let slack = due.saturating_duration_since(now);
-                if slack > horizon {
+                if item.slack > horizon {
                     // What follows is due later still.
                     break;
                 }
-                missing.push(Missing {
-                    seq,
-                    slack,
-                    detached: self.parents.detached(seq),
-                });
+                missing.push(item);
             }
             seq = self.relay.window.first_missing(seq.plus(1));
         }
-        let stripes = self.relay.stripes();
-        if missing.is_empty() || stripes == 0 {
+        if missing.is_empty() {
             return;
         }
         let due = self.rescue.due(&missing, self.settings.latency, now);
-        if due.is_empty() {
+        self.ask(&due, now);
+    }
+
+    /// A neighbour does not have pieces, or is busy: others are asked at once.
+    pub(super) fn pull_refused(&mut self, peer: PeerId, seed: bool, seqs: &[Seq], now: Instant) {
+        let mut due = Vec::new();
+        for seq in seqs.iter().take(MAX_PULL).copied() {
+            if self.rescue.refused(peer, seed, seq, now) && !self.relay.window.has(seq) {
+                due.extend(self.missing(seq, now));
+            }
+        }
+        self.ask(&due, now);
+    }
+
+    /// A piece that is not here, if it is known when it is due.
+    fn missing(&self, seq: Seq, now: Instant) -> Option<Missing> {
+        let clock = self.clock.mapping();
+        let due = self.playout.due(seq, &self.relay.window, clock)?;
+        Some(Missing {
+            seq,
+            slack: due.saturating_duration_since(now),
+            detached: self.parents.detached(seq),
+        })
+    }
+
+    fn ask(&mut self, due: &[Missing], now: Instant) {
+        if due.is_empty() || self.relay.stripes() == 0 {
             return;
         }
         let peers = &self.relay.peers;
@@ -213,14 +232,19 @@ impl Viewer {
             })
             .collect();
         let format = self.relay.format;
-        let knows = |peer: PeerId, seq: Seq| {
-            let peer = peers.get(&peer);
-            peer.is_some_and(|p| p.have.likely(seq, p.made_since(format, now)))
+        let say = |source: &Source| {
+            let peer = peers.get(&source.peer)?;
+            Some((&peer.have, peer.made_since(format, now)))
+        };
+        let say: Vec<_> = sources.iter().map(say).collect();
+        let knows = |n: usize, seq: Seq| {
+            let said = say.get(n).copied().flatten();
+            said.is_some_and(|(have, since)| have.likely(seq, since))
         };
         let salt = self.relay.me.short();
         let plan = self
             .rescue
-            .plan(&due, &sources, self.settings.latency, knows, salt, now);
+            .plan(due, &sources, self.settings.latency, knows, salt, now);
         for (peer, seqs) in plan {
             self.cancel_elsewhere(peer, &seqs);
             let epoch = self.relay.epoch;
