@@ -60,8 +60,10 @@ pub enum Taken {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Children {
+    /// The strong take the places of the weak.
+    pub insertion: bool,
     stripes: Vec<BTreeMap<PeerId, Child>>,
     slots: usize,
     most: usize,
@@ -89,6 +91,17 @@ pub fn slots(uplink: Option<Bitrate>, bytes_per_second: f64, stripes: u8) -> usi
 
 /// Slots of an uplink without a cap.
 pub const MANY_SLOTS: usize = 4096;
+
+impl Default for Children {
+    fn default() -> Self {
+        Self {
+            insertion: true,
+            stripes: Vec::new(),
+            slots: 0,
+            most: 0,
+        }
+    }
+}
 
 impl Children {
     /// Begins anew with this many stripes.
@@ -197,7 +210,9 @@ impl Children {
             return Ok(Taken::Slot);
         }
         match self.weakest(stripe) {
-            Some((weaker, child)) if outweighs(asker.strength, child.strength) => {
+            Some((weaker, child))
+                if self.insertion && outweighs(asker.strength, child.strength) =>
+            {
                 Ok(Taken::Over(weaker))
             }
             _ => Err(NoStripe::Busy),

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::ids::SenderTime;
 use crate::piece::MAX_PAYLOAD_BYTES;
+use crate::policy::Policy;
 
 /// How long the start of a stream is watched before its format is chosen.
 pub const WARM_UP: Duration = Duration::from_millis(250);
@@ -26,6 +27,8 @@ const PIECE: Duration = Duration::from_millis(20);
 const ROUND: Duration = Duration::from_millis(160);
 /// How far back the mean rate looks.
 const RATE_WINDOW: Duration = Duration::from_secs(4);
+/// Reports and starts tell of so many.
+const MAX_STRIPES: u8 = 64;
 
 /// What is chosen once per epoch, from the stream's rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,14 @@ impl Format {
         Self {
             stripes: stripes.clamp(2.0, 8.0) as u8,
             piece,
+        }
+    }
+
+    /// The same, but for what is set otherwise.
+    pub fn with(self, policy: Policy) -> Self {
+        Self {
+            stripes: policy.stripes.unwrap_or(self.stripes).clamp(1, MAX_STRIPES),
+            piece: policy.piece.unwrap_or(self.piece),
         }
     }
 
@@ -111,6 +122,7 @@ struct Open {
 /// See the module.
 #[derive(Debug)]
 pub struct Cutter {
+    policy: Policy,
     format: Option<Format>,
     held: Vec<Item>,
     held_since: Option<Instant>,
@@ -125,14 +137,15 @@ pub struct Cutter {
 
 impl Default for Cutter {
     fn default() -> Self {
-        Self::new()
+        Self::new(Policy::default())
     }
 }
 
 impl Cutter {
     /// A cutter at the start of an epoch.
-    pub fn new() -> Self {
+    pub fn new(policy: Policy) -> Self {
         Self {
+            policy,
             format: None,
             held: Vec::new(),
             held_since: None,
@@ -202,7 +215,7 @@ impl Cutter {
             .saturating_duration_since(since)
             .max(Duration::from_millis(50));
         let rate = self.recent_bytes as f64 / span.as_secs_f64();
-        self.format = Some(Format::for_rate(rate));
+        self.format = Some(Format::for_rate(rate).with(self.policy));
         self.retarget(rate);
         for item in std::mem::take(&mut self.held) {
             self.append(item, now);
@@ -337,7 +350,7 @@ mod tests {
     /// 500 kB/s in 10 kB items of 20 ms, a join point every 500 ms.
     fn run(ms: u64) -> (Cutter, Vec<Cut>, Vec<u8>) {
         let base = Instant::now();
-        let mut cutter = Cutter::new();
+        let mut cutter = Cutter::new(Policy::default());
         let mut cuts = Vec::new();
         let mut bytes = Vec::new();
         for step in 0..ms / 20 {
@@ -415,7 +428,7 @@ mod tests {
     #[test]
     fn a_change_of_header_closes_the_piece() {
         let base = Instant::now();
-        let mut cutter = Cutter::new();
+        let mut cutter = Cutter::new(Policy::default());
         let (time, now) = at(base, 0);
         cutter.offer(Bytes::from_static(b"a"), Entry::Join, 1, time, now);
         cutter.offer(Bytes::from_static(b"b"), Entry::None, 2, time, now);

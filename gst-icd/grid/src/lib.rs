@@ -20,6 +20,7 @@ pub mod opening;
 pub mod parents;
 pub mod piece;
 pub mod playout;
+pub mod policy;
 pub mod record;
 pub mod release;
 pub mod rescue;
@@ -34,3 +35,4 @@ pub use node::{
     Action, Close, Event, Input, Lost, Media, MediaState, Node, SeedSettings, Stats, Status,
     Target, ViewerSettings,
 };
+pub use policy::Policy;

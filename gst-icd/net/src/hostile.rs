@@ -6,7 +6,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use icd_grid::message::{Hello, Message, VERSION, Welcome};
 use icd_grid::piece::{Hop, PREFIX_BYTES, Why};
 use icd_grid::{
-    Bitrate, Entry, Epoch, Event, Input, Media, MediaState, NodeId, SeedSettings, ViewerSettings,
+    Bitrate, Entry, Epoch, Event, Input, Media, MediaState, NodeId, Policy, SeedSettings,
+    ViewerSettings,
 };
 use quinn::{Connection, RecvStream, SendStream};
 
@@ -26,6 +27,7 @@ fn settings() -> SeedSettings {
         upload: None,
         max_viewers: None,
         epoch: Epoch(1),
+        policy: Policy::default(),
     }
 }
 
@@ -54,6 +56,7 @@ fn viewer(key: &Key, seed: &SeedHandle) -> (ViewerHandle, Events) {
             max_peers: 24,
             port: 0,
             stream: Some(key.stream_key()),
+            policy: Policy::default(),
         },
     })
     .unwrap()

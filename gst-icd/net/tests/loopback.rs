@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use icd_grid::{Bitrate, Entry, Epoch, Input, Media, MediaState, SeedSettings, ViewerSettings};
+use icd_grid::{
+    Bitrate, Entry, Epoch, Input, Media, MediaState, Policy, SeedSettings, ViewerSettings,
+};
 use icd_net::{Key, SeedConfig, SeedHandle, ViewerConfig, ViewerHandle, start_seed, start_viewer};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -24,6 +26,7 @@ fn seed_of(key: &Key, port: u16, epoch: Epoch) -> SeedHandle {
             upload: None,
             max_viewers: None,
             epoch,
+            policy: Policy::default(),
         },
     };
     let (seed, _events) = start_seed(config, || false).unwrap();
@@ -42,6 +45,7 @@ fn viewer(key: &Key, port: u16) -> ViewerHandle {
             max_peers: 24,
             port: 0,
             stream: Some(key.stream_key()),
+            policy: Policy::default(),
         },
     };
     start_viewer(config).unwrap().0

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use icd_grid::Bitrate;
+use icd_grid::{Bitrate, Policy};
 
 use crate::network::{Link, Nat, overhead};
 use crate::settings::Settings;
@@ -75,6 +75,12 @@ impl<'a> People<'a> {
             },
             downlink: bits(settings.downlink),
             real_signatures: settings.real_signatures,
+            policy: Policy {
+                insertion: !settings.no_insertion,
+                expiry: !settings.no_expiry,
+                stripes: (settings.k > 0).then_some(settings.k),
+                piece: (settings.piece_ms > 0).then_some(Duration::from_millis(settings.piece_ms)),
+            },
             from,
         };
         // Load: what all take against what all can send.

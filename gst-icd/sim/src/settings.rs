@@ -94,6 +94,18 @@ pub struct Settings {
     /// Real Ed25519 signatures
     #[arg(long)]
     pub real_signatures: bool,
+    /// The strong do not take the places of the weak
+    #[arg(long)]
+    pub no_insertion: bool,
+    /// Pushes that waited for too long are sent all the same
+    #[arg(long)]
+    pub no_expiry: bool,
+    /// Stripes (0 = by the stream's rate)
+    #[arg(long, default_value_t = 0)]
+    pub k: u8,
+    /// How much of the stream a piece holds, in milliseconds (0 = by the stream's rate)
+    #[arg(long, default_value_t = 0)]
+    pub piece_ms: u64,
     /// For all chance
     #[arg(long, default_value_t = 1)]
     pub seed: u64,

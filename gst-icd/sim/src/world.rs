@@ -9,7 +9,7 @@ use ed25519_dalek::SigningKey;
 use icd_grid::piece::{Hop, PREFIX_BYTES, claimed};
 use icd_grid::trust::{Ed25519Signer, Ed25519Verifier, Sign, Verify};
 use icd_grid::{
-    Action, Bitrate, Entry, Epoch, Event, Input, Media, MediaState, Node, NodeId, PeerId,
+    Action, Bitrate, Entry, Epoch, Event, Input, Media, MediaState, Node, NodeId, PeerId, Policy,
     SeedSettings, Seq, Stats, StreamKey, Target, ViewerSettings,
 };
 
@@ -37,6 +37,8 @@ pub struct Scenario {
     pub downlink: Option<Bitrate>,
     /// Ed25519, and not only its size and time.
     pub real_signatures: bool,
+    /// What the grid does without.
+    pub policy: Policy,
     /// What comes before is not measured.
     pub from: Duration,
 }
@@ -56,6 +58,7 @@ impl Default for Scenario {
             },
             downlink: None,
             real_signatures: false,
+            policy: Policy::default(),
             from: Duration::ZERO,
         }
     }
@@ -224,6 +227,7 @@ impl World {
             upload: scenario.seed_upload,
             max_viewers: None,
             epoch: Epoch(1),
+            policy: scenario.policy,
         };
         let id = NodeId(key.0);
         let verifier = make(key).expect("a made key is good");
@@ -304,6 +308,7 @@ impl World {
             max_peers: 100,
             port: 0,
             stream: Some(self.key),
+            policy: self.scenario.policy,
         };
         let random = self.rng.u64(..);
         let make = if self.scenario.real_signatures {

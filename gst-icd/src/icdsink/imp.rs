@@ -9,7 +9,7 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
-use icd_grid::{Epoch, Input, MediaState, NodeId, SeedSettings};
+use icd_grid::{Epoch, Input, MediaState, NodeId, Policy, SeedSettings};
 use icd_net::{Key, SeedConfig, SeedHandle, start_seed};
 
 use super::preroll::preroll;
@@ -214,6 +214,7 @@ impl IcdSink {
                 upload: settings.upload(),
                 max_viewers: settings.viewers(),
                 epoch: Epoch(epoch),
+                policy: Policy::default(),
             },
         };
         let weak = self.obj().downgrade();

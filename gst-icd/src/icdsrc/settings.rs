@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use icd_grid::{Bitrate, ViewerSettings};
+use icd_grid::{Bitrate, Policy, ViewerSettings};
 use icd_net::ViewerConfig;
 
 use crate::uri::{BadUri, IcdUri, bind, number, unknown};
@@ -140,6 +140,7 @@ impl Settings {
                 max_peers: self.max_peers as usize,
                 port: 0,
                 stream: uri.key,
+                policy: Policy::default(),
             },
         })
     }

@@ -15,6 +15,7 @@ use crate::cutter::Entry;
 use crate::ids::{Bitrate, Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
 use crate::message::Refusal;
 use crate::piece::Hop;
+use crate::policy::Policy;
 use crate::trust::{Sign, Verify};
 
 pub use stats::{Histogram, PeerStats, Stats};
@@ -32,6 +33,8 @@ pub struct SeedSettings {
     pub max_viewers: Option<usize>,
     /// The life that begins: UTC in milliseconds.
     pub epoch: Epoch,
+    /// What is otherwise than usual.
+    pub policy: Policy,
 }
 
 /// What an `icdsrc` is told.
@@ -49,6 +52,8 @@ pub struct ViewerSettings {
     pub port: u16,
     /// The stream's key from the URI; none trusts the seed's.
     pub stream: Option<StreamKey>,
+    /// What is otherwise than usual.
+    pub policy: Policy,
 }
 
 /// Makes a verifier for a stream's key; none if the key is unusable.

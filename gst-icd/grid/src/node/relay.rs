@@ -11,6 +11,7 @@ use crate::ids::{Bitrate, Epoch, NodeId, PeerId, Seq, StripeId};
 use crate::message::{BadMessage, Candidate, Have, MAX_HOLES, MAX_PULL, Message};
 use crate::node::{Action, Close, Event, PeerStats};
 use crate::piece::{Hop, Piece, Why};
+use crate::policy::Policy;
 use crate::record::{Signed, StreamHeader};
 use crate::uplink::{LAST_SHARE, PULL_SHARE, Uplink};
 use crate::window::{Bounds, Offered, Window};
@@ -121,6 +122,7 @@ pub(super) struct Relay {
     pub(super) uplink: Uplink,
     pub(super) headers: BTreeMap<u32, (Signed<StreamHeader>, StreamHeader)>,
     pub(super) rng: fastrand::Rng,
+    pub(super) policy: Policy,
     /// Whether this node sends pieces at all.
     pub(super) gives: bool,
     /// Children without a lease are roots: this is the seed.
@@ -159,6 +161,7 @@ impl Relay {
             uplink: Uplink::new(upload, now),
             headers: BTreeMap::new(),
             rng: fastrand::Rng::with_seed(random),
+            policy: Policy::default(),
             gives: true,
             lends: false,
             duplicates: 0,
@@ -366,7 +369,10 @@ impl Relay {
         let Some(format) = self.format.filter(|_| offered == Offered::New) else {
             return offered;
         };
-        let expires = now + format.round() + PUSH_TTL;
+        let expires = match self.policy.expiry {
+            true => now + format.round() + PUSH_TTL,
+            false => now + BEHIND,
+        };
         let stripe = seq.stripe(format.stripes);
         for child in self.children.of(stripe).filter(|c| Some(*c) != from) {
             let Some(Child {
@@ -641,6 +647,7 @@ impl Relay {
             strength: self.children.slots().min(usize::from(u16::MAX)) as u16,
             lag_ms: 0,
             weakest: (0..self.stripes())
+                .filter(|_| self.policy.insertion)
                 .map(|k| self.children.weakest(StripeId(k)).map(|(_, c)| c.strength))
                 .collect(),
             queue_ms: self.queue_ms(now),

@@ -86,15 +86,17 @@ impl Seed {
         };
         let me = NodeId(signer.key().0);
         let mut relay = Relay::new(me, bounds, settings.upload, random, now);
+        relay.policy = settings.policy;
+        relay.children.insertion = settings.policy.insertion;
         relay.lends = true;
         Self {
             relay,
             epoch: settings.epoch,
             seat: Seat::new(settings.max_viewers, now),
+            cutter: Cutter::new(settings.policy),
             settings,
             signer,
             verifier,
-            cutter: Cutter::new(),
             release: Release::new(now),
             leads: Leads::default(),
             purse: Purse::new(now),
@@ -265,7 +267,7 @@ impl Seed {
         self.relay.format = None;
         self.relay.window.clear();
         self.leads = Leads::default();
-        self.cutter = Cutter::new();
+        self.cutter = Cutter::new(self.settings.policy);
         self.release = Release::new(now);
         self.next_seq = Seq(0);
         self.early.clear();

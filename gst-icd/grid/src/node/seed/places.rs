@@ -186,7 +186,9 @@ impl Seed {
             Ok(Taken::Over(_)) | Err(NoStripe::Busy) => {
                 // Roots stay; what is lent goes to the stronger, who feeds it on.
                 let lent = self.relay.children.weakest_lent(stripe);
-                let weaker = lent.filter(|(_, c)| outweighs(asker.strength, c.strength));
+                let insertion = self.settings.policy.insertion;
+                let weaker =
+                    lent.filter(|(_, c)| insertion && outweighs(asker.strength, c.strength));
                 let Some((weaker, _)) = weaker else {
                     self.reject(peer, stripe, NoStripe::Busy);
                     return;

@@ -155,6 +155,8 @@ impl Viewer {
         let verifier = settings.stream.and_then(make_verifier);
         let mut relay = Relay::new(me, bounds, Some(settings.upload), random, now);
         relay.gives = settings.relay;
+        relay.policy = settings.policy;
+        relay.children.insertion = settings.policy.insertion;
         Self {
             relay,
             playout: Playout::new(settings.latency),

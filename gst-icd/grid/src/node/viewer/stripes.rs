@@ -134,7 +134,8 @@ impl Viewer {
 
     /// A stripe that a weaker one feeds to this node goes up, past that one.
     pub(super) fn climb(&mut self, now: Instant) {
-        if self.started.is_none() || now.saturating_duration_since(self.climbed) < CLIMB {
+        let rests = now.saturating_duration_since(self.climbed) < CLIMB;
+        if self.started.is_none() || rests || !self.settings.policy.insertion {
             return;
         }
         self.climbed = now;
