@@ -73,11 +73,11 @@ pub struct Children {
 /// the uplink): the rest is retransmission and pulls. Simulated: with 0.985, five times as many runs
 /// of twelve far apart lose pieces when four go (`far_apart` in the simulator's tests); with 0.96, the
 /// seed sends more in a crowd at load 0.9 (15 to 47 % of three hundred, three seeds of chance).
-const BASE: f64 = 0.975;
+pub const BASE: f64 = 0.975;
 
-/// Slots of an uplink: how many stripes of a stream of `bytes_per_second` (on the wire) it
-/// carries.
-pub fn slots(uplink: Option<Bitrate>, bytes_per_second: f64, stripes: u8) -> usize {
+/// Slots of a share of an uplink: how many stripes of a stream of `bytes_per_second` (on the wire)
+/// it carries.
+pub fn slots(uplink: Option<Bitrate>, share: f64, bytes_per_second: f64, stripes: u8) -> usize {
     let Some(uplink) = uplink else {
         return MANY_SLOTS;
     };
@@ -86,7 +86,7 @@ pub fn slots(uplink: Option<Bitrate>, bytes_per_second: f64, stripes: u8) -> usi
         return 0;
     }
     // 6 % for packet headers.
-    ((uplink.bytes_per_second() * BASE / 1.06 / stripe) as usize).min(MANY_SLOTS)
+    ((uplink.bytes_per_second() * share / 1.06 / stripe) as usize).min(MANY_SLOTS)
 }
 
 /// Slots of an uplink without a cap.
@@ -132,8 +132,8 @@ impl Children {
     }
 
     /// Slots for those that nobody feeds, beyond those for everybody.
-    fn reserve(&self) -> usize {
-        self.most.max(self.slots).saturating_sub(self.used())
+    pub fn reserve(&self) -> usize {
+        self.most.saturating_sub(self.used().max(self.slots))
     }
 
     /// The weakest child of a stripe that does not leave yet.
@@ -307,10 +307,10 @@ mod tests {
     #[test]
     fn half_an_uplink_carries_half_the_stripes() {
         let rate = 500_000.0;
-        assert_eq!(slots(Some(Bitrate(4_000_000)), rate, 8), 7);
-        assert_eq!(slots(Some(Bitrate(2_000_000)), rate, 8), 3);
-        assert_eq!(slots(Some(Bitrate(0)), rate, 8), 0);
-        assert_eq!(slots(None, rate, 8), MANY_SLOTS);
+        assert_eq!(slots(Some(Bitrate(4_000_000)), BASE, rate, 8), 7);
+        assert_eq!(slots(Some(Bitrate(2_000_000)), BASE, rate, 8), 3);
+        assert_eq!(slots(Some(Bitrate(0)), BASE, rate, 8), 0);
+        assert_eq!(slots(None, BASE, rate, 8), MANY_SLOTS);
     }
 
     #[test]

@@ -163,6 +163,8 @@ pub struct Have {
     /// One-way delay of the receiver's pushes above the least seen, in milliseconds: a rise at
     /// most children is the sender's uplink, at one child its downlink.
     pub delay_ms: u16,
+    /// Stripes that could be pushed beyond that to those that find no other parent.
+    pub reserve: u16,
 }
 
 /// What a viewer tells the seed once a second.
@@ -190,6 +192,8 @@ pub struct Report {
     pub queue_ms: u16,
     /// As [`Have::delay_ms`], of the seed's pushes.
     pub delay_ms: u16,
+    /// As [`Have::reserve`].
+    pub reserve: u16,
 }
 
 /// Everything that travels on a control stream.

@@ -20,11 +20,27 @@ const ENOUGH: f64 = 1.1;
 /// Viewers send it if they have this much to spare beyond the live stream and the past: not every
 /// viewer can be reached.
 const GRID_BEYOND: f64 = 0.25;
+/// And for each of them: some have just gone, and what is free is free here and there.
+const BEYOND_EACH: f64 = 0.005;
 /// Both together, if they have this much more than that: who asks whom is not foreseen.
 const TOGETHER: f64 = 1.0;
 /// Who can push so many copies itself never waits: it takes the place of weaker ones, which live
 /// from it.
 const BRINGS: f64 = 2.0;
+/// The next join point is waited for if it comes within this time, and the last one is so old that
+/// more has to come before play begins than the seed sends.
+const SOON: Duration = Duration::from_millis(600);
+
+/// But only where viewers have so much to spare for each of them: who waited together would all want
+/// the same in one moment.
+const ROOMY: f64 = 0.05;
+
+/// Whether to wait for the next join point: groups of pictures are so long, and the newest is so old.
+pub fn next_soon(group: Duration, age: Duration, latency: Duration) -> bool {
+    let old = age > latency / 2 + FIRST;
+    old && group.checked_sub(age).is_some_and(|left| left <= SOON)
+}
+
 /// Whoever sends the past, the seed sends so much of it, with which there is a picture (notes on
 /// the algorithm, section 2: start-up burst; a key frame of some ten times the mean).
 pub const FIRST: Duration = Duration::from_millis(400);
@@ -129,14 +145,22 @@ pub struct Room {
     pub busy: bool,
     /// Copies that viewers can still push.
     pub spare: f64,
+    /// And beyond, for a while, or to those that find no other.
+    pub reserve: f64,
+    /// The seed lends little: who is there finds parents.
+    pub calm: bool,
     /// Copies of the live stream that it takes from the others.
     pub live: f64,
     /// Copies that the past takes, if it is to be there within a play-out delay.
     pub past: f64,
     /// The seed can spend that much past on one newcomer.
     pub affords: bool,
+    /// Viewers that are there.
+    pub viewers: usize,
     /// Copies that it can push.
     pub brings: f64,
+    /// The next join point comes so soon that waiting for it costs less than the past.
+    pub next_soon: bool,
 }
 
 /// Decides. `overdue`: by how much the newest join point that is due is overdue, none if the
@@ -146,12 +170,16 @@ pub fn opening(room: Room, overdue: Option<Duration>) -> Opening {
     let past = (room.free - 1.0).max(0.0);
     let plenty = room.free >= PLENTY && !room.busy;
     let together = room.free + room.spare >= room.live + room.past + TOGETHER;
+    let takes = room.live + room.past + GRID_BEYOND + room.viewers as f64 * BEYOND_EACH;
+    let grid = room.spare >= takes || (room.calm && room.spare + room.reserve >= takes);
     let made_up = |overdue| overdue <= MAKE_UP.mul_f64(past.min(1000.0));
     if plenty && overdue.is_some_and(made_up) {
         Opening::Seed(From::Due)
+    } else if room.next_soon && room.spare >= room.viewers as f64 * ROOMY {
+        Opening::Wait
     } else if plenty && room.affords {
         Opening::Seed(From::Newest)
-    } else if room.spare >= room.live + room.past + GRID_BEYOND {
+    } else if grid {
         Opening::Grid
     } else if plenty || (room.free >= ENOUGH + room.past && !room.busy) {
         Opening::Seed(From::Newest)
@@ -175,10 +203,14 @@ mod tests {
             free,
             busy: false,
             spare,
+            reserve: 0.0,
+            calm: true,
             live: 1.0,
             past,
             affords: true,
+            viewers: 0,
             brings: 0.0,
+            next_soon: false,
         }
     }
 
@@ -192,6 +224,35 @@ mod tests {
             ..full
         };
         assert_eq!(opening(strong, NOW), Opening::Grid);
+    }
+
+    #[test]
+    fn the_reserve_is_for_newcomers_as_long_as_the_seed_lends_little() {
+        let reserve = Room {
+            reserve: 2.0,
+            ..room(0.4, 0.0, 0.5)
+        };
+        assert_eq!(opening(reserve, NOW), Opening::Grid);
+        let lends = Room {
+            calm: false,
+            ..reserve
+        };
+        assert_eq!(opening(lends, NOW), Opening::Wait);
+    }
+
+    #[test]
+    fn a_join_point_that_comes_soon_is_waited_for_unless_one_is_due() {
+        let ms = Duration::from_millis;
+        let soon = |group, age| next_soon(ms(group), ms(age), ms(2000));
+        assert!(soon(2000, 1500) && soon(2000, 1990));
+        assert!(!soon(2000, 1300), "it is young enough");
+        assert!(!soon(8000, 1500) && !soon(2000, 2100), "it is not soon");
+        let room = |free| Room {
+            next_soon: true,
+            ..room(free, 20.0, 0.9)
+        };
+        assert_eq!(opening(room(9.0), NOW), Opening::Seed(From::Due));
+        assert_eq!(opening(room(2.0), NOW), Opening::Wait);
     }
 
     #[test]

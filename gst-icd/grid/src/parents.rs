@@ -1,5 +1,6 @@
 //! Who feeds me which stripe, and whom to ask instead.
 
+mod feed;
 mod silence;
 
 use std::collections::BTreeMap;
@@ -8,6 +9,9 @@ use std::time::{Duration, Instant};
 use crate::children::{LEAVING, feeds_many, outweighs};
 use crate::ids::{NodeId, PeerId, Seq, StripeId};
 use crate::message::{Candidate, MAX_DEPTH};
+
+pub use feed::Feed;
+use feed::{Pending, SUGGESTED};
 
 /// An orphan asks the seed after this time without finding a peer.
 const ORPHAN: Duration = Duration::from_millis(150);
@@ -24,10 +28,10 @@ const REFUSED: Duration = Duration::from_millis(800);
 
 /// Taking another's place costs it a move: a free slot that is so much farther is as good.
 const INSERTION: Duration = Duration::from_millis(100);
+/// What a neighbour keeps for those that find no other parent is asked for last.
+const RESERVE: Duration = Duration::from_secs(1);
 /// A stripe that moved stays for so long before it goes up.
 const STEADY: Duration = Duration::from_secs(1);
-/// Who was named as the next parent is waited for: a dial and a hello.
-const SUGGESTED: Duration = Duration::from_millis(500);
 
 /// A connected node that may be asked.
 #[derive(Debug, Clone)]
@@ -40,6 +44,8 @@ pub struct Neighbour<'a> {
     pub seed: bool,
     /// Slots that it has free, as it says.
     pub spare: u16,
+    /// And beyond, for those that find no other.
+    pub reserve: u16,
     /// The strength of its weakest child of each stripe.
     pub weakest: &'a [Option<u16>],
     /// Round trip to it.
@@ -80,107 +86,6 @@ pub enum Step {
     },
     /// This parent is silent on all its stripes.
     Dead(PeerId),
-}
-
-#[derive(Debug)]
-struct Pending {
-    peer: PeerId,
-    until: Instant,
-}
-
-/// One stripe, as this node receives it.
-#[derive(Debug)]
-pub struct Feed {
-    parent: Option<PeerId>,
-    lease: bool,
-    pending: Option<Pending>,
-    last: Option<Seq>,
-    heard: Instant,
-    /// When another stripe showed that a piece of this one is due.
-    passed: Option<Instant>,
-    /// How late this stripe usually is against the first of the others.
-    lateness: Duration,
-    orphan_since: Option<Instant>,
-    /// The parent that it lost was fed by the seed.
-    at_the_top: bool,
-    /// Who feeds the parent, or fed the last one; none: the seed.
-    above: Option<Candidate>,
-    asked_seed: Option<Instant>,
-    path: Vec<u64>,
-    refused: BTreeMap<PeerId, Instant>,
-    /// The parent feeds it only until then.
-    ends: Option<Instant>,
-    /// Who feeds it from now on, says the parent; it is waited for until then.
-    suggested: Option<(NodeId, Instant)>,
-    /// Who is asked although the parent feeds it well, since it is nearer to the seed.
-    climb: Option<(NodeId, Instant)>,
-    since: Instant,
-}
-
-impl Feed {
-    fn new(now: Instant) -> Self {
-        Self {
-            parent: None,
-            lease: false,
-            pending: None,
-            last: None,
-            heard: now,
-            passed: None,
-            lateness: Duration::ZERO,
-            orphan_since: Some(now),
-            at_the_top: false,
-            above: None,
-            asked_seed: None,
-            path: Vec::new(),
-            refused: BTreeMap::new(),
-            ends: None,
-            suggested: None,
-            climb: None,
-            since: now,
-        }
-    }
-
-    /// Who pushes it.
-    pub fn parent(&self) -> Option<PeerId> {
-        self.parent
-    }
-
-    /// Whether it is a loan of the seed.
-    pub fn leased(&self) -> bool {
-        self.lease && self.parent.is_some()
-    }
-
-    /// The nodes that it passes, the parent last.
-    pub fn path(&self) -> &[u64] {
-        &self.path
-    }
-
-    /// The newest piece that came on it.
-    pub fn last(&self) -> Option<Seq> {
-        self.last
-    }
-
-    /// Who feeds the parent, or fed the last one; none: the seed.
-    pub fn above(&self) -> Option<&Candidate> {
-        self.above.as_ref()
-    }
-
-    /// Whether another parent is looked for.
-    fn wants(&self) -> bool {
-        self.parent.is_none() || self.lease || self.ends.is_some() || self.climb.is_some()
-    }
-
-    fn detach(&mut self, now: Instant) {
-        self.parent = None;
-        self.lease = false;
-        self.at_the_top = self.path.len() == 1;
-        self.path.clear();
-        // Who fed the parent has the stripe, and a child less.
-        self.suggested = self.above().map(|above| (above.node, now + SUGGESTED));
-        self.orphan_since.get_or_insert(now);
-        self.passed = None;
-        self.ends = None;
-    }
 }
 
 /// See the module.
@@ -393,6 +298,9 @@ impl Parents {
             feed.lease = false;
             feed.ends = None;
             feed.suggested = None;
+            // Who was asked before comes too late: all below live from this place.
+            feed.pending = None;
+            feed.climb = None;
         }
     }
 
@@ -417,6 +325,11 @@ impl Parents {
         }
         self.feed(seq.stripe(self.feeds.len() as u8))
             .is_none_or(|f| f.parent.is_none() || f.last.is_some_and(|last| last > seq))
+    }
+
+    /// Whether a stripe has no parent, or only the seed for want of another.
+    pub fn needy(&self, stripe: StripeId, now: Instant) -> bool {
+        self.feed(stripe).is_none_or(|feed| feed.needy(now))
     }
 
     /// Whom this node asked and has not heard from, for the given stripe.
@@ -549,18 +462,21 @@ impl Parents {
                 let weakest = n.weakest.get(k).copied().flatten();
                 weakest.is_some_and(|w| outweighs(standing.strength, w))
             };
+            let needy = feed.needy(now);
             let best = named.filter(usable).or_else(|| {
                 neighbours
                     .iter()
                     .filter(usable)
-                    .filter(|n| n.spare > 0 || weaker(n))
+                    .filter(|n| n.spare > 0 || weaker(n) || (needy && n.reserve > 0))
                     .min_by_key(|n| {
                         let load = load.get(&n.peer).copied().unwrap_or(0) as u32;
                         let jitter = Duration::from_millis(rng.u64(0..50));
                         let pushes = if n.spare > 0 {
                             Duration::ZERO
-                        } else {
+                        } else if weaker(n) {
                             INSERTION
+                        } else {
+                            RESERVE
                         };
                         (
                             n.lag + n.rtt / 2 + Duration::from_millis(40) * load + jitter + pushes,
@@ -631,6 +547,7 @@ pub(super) mod tests {
             id: NodeId([peer as u8; 32]),
             seed: peer == SEED.0,
             spare,
+            reserve: 0,
             weakest: &[],
             since: 0,
             rtt: 10 * MS,
@@ -674,6 +591,39 @@ pub(super) mod tests {
         let mut rng = fastrand::Rng::with_seed(1);
         parents.tick(&[neighbour(1, 0)], WEAK, &mut rng, now + 2 * LEAVING);
         assert_eq!(parents.feed(stripe).and_then(|f| f.parent()), Some(SEED));
+    }
+
+    #[test]
+    fn who_became_a_root_does_not_follow_whom_it_asked_before() {
+        let (mut parents, now) = fed(&[1]);
+        let stripe = StripeId(0);
+        parents.set_lease(stripe, true);
+        parents.arrived(Seq(1000), SEED, now);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let around = [neighbour(1, 0), neighbour(2, 5)];
+        parents.tick(&around, WEAK, &mut rng, now + CATCH_UP);
+        assert!(parents.is_pending(PeerId(2), stripe));
+        parents.rooted(SEED, stripe);
+        assert!(!parents.is_pending(PeerId(2), stripe));
+    }
+
+    #[test]
+    fn what_a_neighbour_keeps_in_reserve_is_asked_for_by_who_finds_nothing_else() {
+        let (mut parents, now) = fed(&[1]);
+        let stripe = StripeId(0);
+        parents.set_lease(stripe, true);
+        parents.arrived(Seq(1000), SEED, now);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let kept = Neighbour {
+            reserve: 1,
+            ..neighbour(2, 0)
+        };
+        let around = [neighbour(1, 0), kept];
+        let early = now + feed::LONG_LENT - MS;
+        parents.tick(&around, WEAK, &mut rng, early);
+        assert!(!parents.is_pending(PeerId(2), stripe));
+        parents.tick(&around, WEAK, &mut rng, now + feed::LONG_LENT);
+        assert!(parents.is_pending(PeerId(2), stripe));
     }
 
     #[test]

@@ -11,8 +11,8 @@ use crate::piece::Piece;
 use crate::window::Window;
 
 /// Nothing is handed on before this much of what is still to be shown is here in one piece, or all
-/// that there was at the start: a late start, never a stutter. Half of the play-out delay, if that is
-/// less.
+/// that there was at the start, unless what follows is not due before half of the play-out delay: a
+/// late start, never a stutter. Half of the play-out delay, if that is less.
 const FIRST: Duration = Duration::from_millis(500);
 
 /// What the play-out says about the next piece.
@@ -129,10 +129,13 @@ impl Playout {
                     return Some(from);
                 }
             }
-            let overdue = self
-                .raw_due(end, window, clock)
-                .is_some_and(|due| due <= now);
-            if !overdue {
+            let due = self.raw_due(end, window, clock);
+            // The rest has time enough to come.
+            let ample = due.is_some_and(|due| due >= now + self.latency / 2);
+            if end > from && ample {
+                return Some(from);
+            }
+            if due.is_none_or(|due| due > now) {
                 return None;
             }
             from = window.join_after(end.plus(1))?;

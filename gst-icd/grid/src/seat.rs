@@ -20,6 +20,14 @@ const QUIET: Duration = Duration::from_millis(1500);
 const REPORT_HOLDS: Duration = Duration::from_millis(2200);
 /// What was promised of the viewers' room counts until their reports know of it.
 const PROMISE_HOLDS: Duration = Duration::from_millis(1500);
+/// A newcomer waits for so long for room; then it is told to come back later.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// So many wait at once; more are turned away at the door.
+const MAX_WAITING: usize = 2048;
+/// Who is turned away comes back when about so many have been served each second.
+const WAITING_PER_S: usize = 20;
+const LEAST_RETRY_S: usize = 3;
+const MOST_RETRY_S: usize = 60;
 /// Places move for balance at most this often.
 const BALANCE: Duration = Duration::from_secs(1);
 
@@ -40,6 +48,8 @@ pub struct Member {
     pub since: Instant,
     /// It has been told where the stream begins.
     pub started: bool,
+    /// In this life of the seed or an earlier one: it is not turned away any more.
+    pub settled: bool,
 }
 
 /// How a viewer's connection is.
@@ -104,8 +114,27 @@ impl Seat {
     pub fn has_room(&self) -> Result<(), Refusal> {
         match self.max_viewers {
             Some(max) if self.members.len() >= max => Err(Refusal::Full { retry_s: 10 }),
+            _ if self.waiting() >= MAX_WAITING => Err(self.full()),
             _ => Ok(()),
         }
+    }
+
+    /// Whom a newcomer that has waited for so long is told to come back after. None: it waits on.
+    pub fn patience(&self, peer: PeerId, now: Instant) -> Option<Refusal> {
+        let member = self.members.get(&peer).filter(|m| !m.settled)?;
+        (now.saturating_duration_since(member.since) >= PATIENCE).then(|| self.full())
+    }
+
+    /// There is no room, and so many wait already.
+    fn full(&self) -> Refusal {
+        let share = self.waiting() / WAITING_PER_S;
+        let retry_s = share.clamp(LEAST_RETRY_S, MOST_RETRY_S) as u16;
+        Refusal::Full { retry_s }
+    }
+
+    /// Viewers that have not been told yet where the stream begins.
+    fn waiting(&self) -> usize {
+        self.members.values().filter(|m| !m.settled).count()
     }
 
     /// A new life began: nobody has been told yet where.
@@ -203,18 +232,24 @@ impl Seat {
         list
     }
 
-    /// Stripes that the other viewers can still feed, as they say.
-    pub fn spare(&self, asker: PeerId, now: Instant) -> usize {
+    /// Stripes that the other viewers can still feed, as they say, and those that they could beyond.
+    pub fn spare(&self, asker: PeerId, now: Instant) -> (f64, f64) {
         let fresh = |at: Instant| now.saturating_duration_since(at) < REPORT_HOLDS;
-        let said: usize = self
+        let others = self
             .members
             .iter()
-            .filter(|(peer, m)| **peer != asker && m.hello.relay && m.reported.is_some_and(fresh))
-            .map(|(_, m)| usize::from(m.report.spare))
-            .sum();
+            .filter(|(peer, m)| **peer != asker && m.hello.relay && m.reported.is_some_and(fresh));
+        let stripes = self.roots.len().max(1) as f64;
+        let (spare, reserve) = others.fold((0.0, 0.0), |(spare, reserve), (_, m)| {
+            let report = &m.report;
+            // What it has no parent for it gives to nobody.
+            let fed = f64::from(report.fed.count_ones()) / stripes;
+            let (more, beyond) = (f64::from(report.spare), f64::from(report.reserve));
+            (spare + more * fed, reserve + beyond * fed)
+        });
         let promised = self.promised.iter().filter(|(_, until)| *until > now);
         let promised: f64 = promised.map(|(n, _)| n).sum();
-        said.saturating_sub(promised as usize)
+        (spare - promised, reserve)
     }
 
     /// A newcomer was sent to the other viewers for this many stripes, and for so many more as long
@@ -385,6 +420,7 @@ mod tests {
             reported: None,
             since: Instant::now(),
             started: true,
+            settled: true,
         }
     }
 
@@ -412,16 +448,44 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_in_vain_is_told_when_to_come_back_and_the_admitted_stay() {
+        let (mut seat, _, now) = scene(&[8]);
+        let mut newcomer = member(1, 0);
+        newcomer.settled = false;
+        newcomer.since = now;
+        seat.admit(PeerId(1), newcomer.clone());
+        assert_eq!(seat.patience(PeerId(1), now + PATIENCE / 2), None);
+        let told = |seat: &Seat, peer| seat.patience(PeerId(peer), now + PATIENCE);
+        assert_eq!(told(&seat, 1), Some(Refusal::Full { retry_s: 3 }));
+        assert_eq!(told(&seat, 0), None);
+        // Many wait: it takes longer, and no more are let in to wait.
+        assert_eq!(seat.has_room(), Ok(()));
+        for n in 2..=MAX_WAITING as u64 {
+            seat.admit(PeerId(n), newcomer.clone());
+        }
+        let full = Refusal::Full { retry_s: 60 };
+        assert_eq!(
+            (told(&seat, 1), seat.has_room()),
+            (Some(full.clone()), Err(full))
+        );
+    }
+
+    #[test]
     fn what_newcomers_were_promised_is_not_promised_again() {
         let (mut seat, _, now) = scene(&[8, 8]);
         for n in 0..2 {
             let member = seat.member_mut(PeerId(n)).expect("a member");
             member.reported = Some(now);
+            member.report.fed = 0b1111;
         }
         let past = Duration::from_secs(1);
         seat.promise(3.0, (4.0, past), now);
-        let spare = |ms| seat.spare(PeerId(9), now + Duration::from_millis(ms));
-        assert_eq!([0, 999, 1000, 1500].map(spare), [9, 9, 13, 16]);
+        let spare = |ms| seat.spare(PeerId(9), now + Duration::from_millis(ms)).0;
+        assert_eq!([0, 999, 1000, 1500].map(spare), [9.0, 9.0, 13.0, 16.0]);
+        // Who has no parent for half of the stripes gives those to nobody.
+        seat.member_mut(PeerId(0)).expect("a member").report.fed = 0b11;
+        let later = now + Duration::from_millis(1500);
+        assert_eq!(seat.spare(PeerId(9), later).0, 12.0);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::measure::{Measure, Tally};
 use crate::people::People;
 use crate::settings::Settings;
-use crate::world::Counts;
+use crate::world::{Counts, Viewer};
 
 /// Quantiles of the lag, in milliseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -66,8 +66,8 @@ pub struct Results {
     pub seed_x: f64,
     /// Share of the viewers' bytes that viewers sent.
     pub offload: f64,
-    /// From a viewer's first packet to its first payload, which is decodable; of those that came
-    /// later than the first, if any did.
+    /// From a viewer's first packet to its first frame, when that is complete; of those that came
+    /// in the measured time, if any did.
     pub start_ms: Times,
     /// Share of the pieces that came twice.
     pub duplicate: f64,
@@ -194,8 +194,9 @@ impl Results {
         // Of those that came in the measured time, if any did.
         let late = |host: usize| people.late.binary_search(&host).is_ok();
         let began = viewers.iter().enumerate();
-        let began = began.filter_map(|(n, v)| Some((late(n + 1), v.start?.as_millis() as u32)));
-        let (newer, mut starts): (Vec<_>, Vec<_>) = began.partition(|(late, _)| *late);
+        let newer = |n: usize, v: &Viewer| late(n + 1) && v.born >= people.from;
+        let began = began.filter_map(|(n, v)| Some((newer(n, v), v.start?.as_millis() as u32)));
+        let (newer, mut starts): (Vec<_>, Vec<_>) = began.partition(|(newer, _)| *newer);
         let admitted = newer.len() + starts.len();
         if !newer.is_empty() {
             starts = newer;

@@ -86,8 +86,10 @@ pub struct Viewer {
     pub played: u64,
     /// Marks of discontinuity after the first.
     pub discontinuities: u64,
-    /// From its start to its first payload, with which a decoder can begin.
+    /// From its start to the first frame, when it is complete.
     pub start: Option<Duration>,
+    /// When it came, since the start of the run.
+    pub born: Duration,
     /// Killed or frozen.
     pub down: bool,
 }
@@ -504,9 +506,17 @@ impl World {
             let origin = self.origin;
             let host_state = &mut self.hosts[host];
             match media {
-                Media::Payload { discont, time, .. } => {
+                Media::Payload {
+                    discont,
+                    time,
+                    first_item,
+                    ..
+                } => {
                     host_state.discontinuities += u64::from(discont && host_state.played > 0);
-                    host_state.first.get_or_insert(now);
+                    // Where the next frame begins, the first is complete.
+                    if host_state.played > 0 && first_item.is_some() {
+                        host_state.first.get_or_insert(now);
+                    }
                     // What is overdue is decoded and shown late; play begins with what is not,
                     // when that is due.
                     let due = origin + Duration::from_nanos(time.0) + self.scenario.latency;
@@ -541,7 +551,8 @@ impl World {
             Action::Close(peer, _) => {
                 if let Some(far) = self.hosts[host].links.remove(&peer) {
                     self.hosts[far.host].links.remove(&far.peer);
-                    self.hang_up(far, self.now + far.delay);
+                    // What was said before comes first.
+                    self.hang_up(far, far.last.max(self.now + far.delay));
                 }
                 let why = "closed".into();
                 let gone = Input::Disconnected { peer, why };
@@ -710,6 +721,7 @@ impl World {
             played: h.played,
             discontinuities: h.discontinuities,
             start: h.first.map(|at| at - h.born),
+            born: h.born - self.origin,
             down: !h.alive || h.frozen,
         })
     }

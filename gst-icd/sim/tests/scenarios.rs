@@ -90,6 +90,11 @@ fn a_fifth_that_vanishes() {
 }
 
 #[test]
+fn more_than_the_grid_can_feed() {
+    holds("10-overload");
+}
+
+#[test]
 fn a_film() {
     holds("09-film");
 }

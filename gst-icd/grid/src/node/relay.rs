@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::bucket::Bucket;
-use crate::children::{Asker, Child, Children, feeds_many, slots};
+use crate::children::{Asker, BASE, Child, Children, feeds_many, slots};
 use crate::cutter::Format;
 use crate::ids::{Bitrate, Epoch, NodeId, PeerId, Seq, StripeId};
 use crate::message::{BadMessage, Candidate, Have, MAX_HOLES, MAX_PULL, Message};
@@ -351,12 +351,12 @@ impl Relay {
             return;
         };
         self.uplink.size_for(rate);
-        let count = |uplink| match self.gives {
-            true => slots(uplink, rate, format.stripes),
+        let count = |uplink, share| match self.gives {
+            true => slots(uplink, share, rate, format.stripes),
             false => 0,
         };
         let (most, free) = (self.uplink.rate(), self.uplink.rate_for_pieces());
-        self.children.set_slots(count(free), count(most));
+        self.children.set_slots(count(free, BASE), count(most, 1.0));
     }
 
     /// Stores a piece and pushes it on at once.
@@ -652,6 +652,7 @@ impl Relay {
                 .collect(),
             queue_ms: self.queue_ms(now),
             delay_ms: 0,
+            reserve: self.children.reserve().min(usize::from(u16::MAX)) as u16,
         }
     }
 

@@ -123,6 +123,7 @@ impl Seed {
         if let Some(ticket) = known.filter(|t| t.epoch > self.epoch) {
             self.begin_anew(Epoch(ticket.epoch.0.saturating_add(1)), now);
         }
+        let settled = hello.resume.is_some();
         // What was read is not kept for as long as the viewer stays.
         let hello = Hello {
             ticket: None,
@@ -153,6 +154,7 @@ impl Seed {
             reported: None,
             since: now,
             started: false,
+            settled,
         };
         self.seat.admit(peer, member);
         self.relay.tell(Event::PeerAdded { id, addr });

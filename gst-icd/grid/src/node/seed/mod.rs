@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::children::{Taken, outweighs, slots};
+use crate::children::{BASE, Taken, outweighs, slots};
 use crate::cutter::{Cut, Cutter, Entry, Format};
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{Hello, MAX_PROOF_BYTES, Message, NoStripe, Refusal, Start, VERSION, Welcome};
 use crate::node::relay::{Asks, MAX_HEADERS, Relay};
 use crate::node::{Close, Event, Input, MediaState, SeedSettings, Stats};
-use crate::opening::{FIRST, From, Leads, Opening, Purse, Room, opening};
+use crate::opening::{FIRST, From, Leads, Opening, Purse, Room, next_soon, opening};
 use crate::piece::{Piece, PieceInfo};
 use crate::record::{Beacon, Signed, StreamHeader, Ticket};
 use crate::release::Release;
@@ -32,6 +32,11 @@ const MAX_UNREADY: usize = 1024;
 /// More backlog than this in the uplink's queue makes newcomers wait for their start, unless
 /// viewers send it.
 const START_BACKLOG: Duration = Duration::from_millis(100);
+/// As long as so much of the seed's slots is free, the viewers find parents among themselves.
+const CALM: f64 = 0.5;
+/// A copy of the past costs so many of the present: it has to come from those that happen to feed
+/// the newcomer.
+const DEAR: f64 = 3.0;
 /// In a grid of so many viewers, one that relays soon gives what it takes.
 const MANY: usize = 16;
 /// A child that asks anew within this time is not sent the past again.

@@ -11,7 +11,13 @@ impl Seed {
             .map(|(peer, _)| peer)
             .collect();
         for peer in waiting {
-            self.start(peer, now);
+            if self.start(peer, now) {
+                continue;
+            }
+            if let Some(full) = self.seat.patience(peer, now) {
+                self.refuse(peer, full);
+                self.gone(peer, "there is no room");
+            }
         }
     }
 
@@ -19,7 +25,7 @@ impl Seed {
     fn gives(&self, hello: &Hello) -> f64 {
         let rate = self.relay.window.rate().unwrap_or_default();
         match hello.relay {
-            true => slots(Some(hello.upload), rate, self.relay.stripes()) as f64,
+            true => slots(Some(hello.upload), BASE, rate, self.relay.stripes()) as f64,
             false => 0.0,
         }
     }
@@ -30,10 +36,10 @@ impl Seed {
     }
 
     /// Tells a viewer where the stream begins for it, and pushes everything until it finds
-    /// parents.
-    pub(super) fn start(&mut self, peer: PeerId, now: Instant) {
+    /// parents. False if it waits for room.
+    pub(super) fn start(&mut self, peer: PeerId, now: Instant) -> bool {
         let (Some(head), Some(member)) = (self.relay.window.head(), self.seat.member(peer)) else {
-            return;
+            return true;
         };
         let hello = member.hello.clone();
         let own_timeline = self.state.as_ref().is_some_and(|s| s.own_timeline);
@@ -54,28 +60,32 @@ impl Seed {
         let stripes = self.relay.stripes();
         let copy = f64::from(stripes.max(1));
         let free = self.relay.children.spare() as f64 / copy;
-        let spare = self.seat.spare(peer, now) as f64 / copy;
+        let (spare, reserve) = self.seat.spare(peer, now);
         let window = &self.relay.window;
         let newest = window.newest_join().and_then(|join| window.get(join));
         let age = newest.map_or(Duration::ZERO, |p| self.time(now).since(p.info().time));
-        let past = age.as_secs_f64() / latency.as_secs_f64().max(0.1);
+        let past = DEAR * age.as_secs_f64() / latency.as_secs_f64().max(0.1);
         let room = Room {
             free,
             busy: self.relay.uplink.backlog() > START_BACKLOG,
-            spare,
+            spare: spare / copy,
+            reserve: reserve / copy,
+            calm: free * copy >= self.relay.children.slots() as f64 * CALM,
             live: match self.seat.len() {
                 few if few < MANY => 1.0,
                 _ => self.needs(&hello) / copy,
             },
             past,
             affords: affords(&mut self.purse, age),
+            viewers: self.seat.len(),
             brings: self.gives(&hello) / copy,
+            next_soon: next_soon(window.longest_group(), age, latency),
         };
         let opening = opening(room, overdue);
         let by_seed = match opening {
             // Who comes back is told at once that this is the life it knows; it has parents.
             Opening::Wait if resume.is_some() => false,
-            Opening::Wait => return,
+            Opening::Wait => return false,
             Opening::Grid => false,
             Opening::Seed(_) => true,
         };
@@ -98,7 +108,9 @@ impl Seed {
                 .filter(|s| window.has(*s))
                 .unwrap_or(join)
         });
-        let Some(from) = resume.or(join) else { return };
+        let Some(from) = resume.or(join) else {
+            return true;
+        };
         let from = from.min(head.plus(1));
         let version = match window.get(from) {
             Some(stored) => stored.info().header,
@@ -109,7 +121,7 @@ impl Seed {
             .header(version)
             .map(|(signed, header)| (signed.clone(), header.version))
         else {
-            return;
+            return true;
         };
         let mut leased = 0;
         for k in (0..stripes).filter(|_| by_seed) {
@@ -143,14 +155,18 @@ impl Seed {
         } else {
             let first = FIRST.div_duration_f64(self.relay.piece()) as u64;
             let last = from.plus(first).min(head);
-            self.relay.backlog(peer, None, from, last, ttl, now);
+            if self.relay.uplink.backlog() < START_BACKLOG {
+                self.relay.backlog(peer, None, from, last, ttl, now);
+            }
             let needs = self.needs(&hello).ceil();
             self.seat.promise(needs, (past * copy, latency), now);
         }
         if let Some(member) = self.seat.member_mut(peer) {
             member.started = true;
+            member.settled = true;
         }
         self.tend(now);
+        true
     }
 
     pub(super) fn subscribe(

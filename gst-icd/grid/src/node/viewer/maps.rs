@@ -44,7 +44,7 @@ impl Viewer {
         let due = |(peer, p): &(&PeerId, &Peer)| {
             let fed = self.relay.children.stripes_of(**peer).next().is_some();
             let family = fed || self.parents.count(**peer) > 0;
-            let again = match (p.told_room != room || troubled, family) {
+            let again = match (p.told_room != room || (troubled && family), family) {
                 (true, true) => HAVE_NEWS,
                 (true, false) => HAVE_NEWS * 2,
                 (false, true) => HAVE_FAMILY,

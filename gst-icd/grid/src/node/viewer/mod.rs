@@ -315,6 +315,7 @@ impl Viewer {
                     && let Some(state) = self.relay.peers.get_mut(&peer)
                 {
                     state.have.spare = 0;
+                    state.have.reserve = 0;
                 }
                 self.seek_parents(now);
             }
@@ -527,6 +528,7 @@ impl Viewer {
             lost: self.playout.lost(),
             queue_ms: self.relay.queue_ms(now),
             delay_ms: self.relay.peers.get(&seed).map_or(0, |p| p.owd_ms),
+            reserve: self.relay.children.reserve().min(usize::from(u16::MAX)) as u16,
         };
         self.reported_room = (self.relay.children.slots(), self.relay.children.spare());
         self.last_lag_ms = report.lag_ms;

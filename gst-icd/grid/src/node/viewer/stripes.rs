@@ -234,7 +234,7 @@ impl Viewer {
                         epoch: self.relay.epoch,
                         strength: self.standing().strength,
                         free: self.relay.children.spare() > 0,
-                        orphan: fed.is_none(),
+                        orphan: self.parents.needy(stripe, now),
                         old: old.and_then(|old| self.relay.candidate(old)),
                     };
                     self.relay.send(peer, &message);
@@ -299,6 +299,7 @@ impl Viewer {
                 id: p.id,
                 seed: p.seed,
                 spare: if p.relays { p.have.spare } else { 0 },
+                reserve: if p.relays { p.have.reserve } else { 0 },
                 weakest: if p.relays { &p.have.weakest } else { &[] },
                 rtt: p.rtt,
                 lag: Duration::from_millis(u64::from(p.have.lag_ms)),
