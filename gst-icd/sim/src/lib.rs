@@ -5,11 +5,13 @@
 pub mod measure;
 pub mod network;
 pub mod people;
+pub mod pictures;
 pub mod results;
 pub mod scenario;
 mod seal;
 pub mod settings;
 pub mod traffic;
+pub mod trees;
 mod world;
 
 pub use network::Link;

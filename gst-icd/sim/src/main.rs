@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use icd_sim::people::People;
+use icd_sim::pictures;
 use icd_sim::results::Results;
 use icd_sim::scenario::{self, File};
 use icd_sim::settings::Settings;
@@ -35,7 +36,13 @@ fn run(settings: &Settings) -> Results {
             eprintln!("{} s of stream in {took:.1} s", at.as_secs());
         }
     });
-    Results::of(settings, &people, start.elapsed())
+    let results = Results::of(settings, &people, start.elapsed());
+    if let Some(folder) = &settings.pictures
+        && let Err(error) = pictures::draw(&people, &results, folder)
+    {
+        eprintln!("icd sim: {}: {error}", folder.display());
+    }
+    results
 }
 
 /// Runs all scenarios and prints a table; whether all hold.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::measure::{Measure, Tally};
 use crate::people::People;
 use crate::settings::Settings;
+use crate::trees::Trees;
 use crate::world::{Counts, Viewer};
 
 /// Quantiles of the lag, in milliseconds.
@@ -129,41 +130,13 @@ fn sum(measure: &Measure, which: impl Fn(usize) -> bool) -> f64 {
     all.share()
 }
 
-fn depth(people: &People<'_>) -> Depth {
-    let world = people.world();
-    let viewers: Vec<_> = world.viewers().collect();
-    let stripes = viewers.iter().map(|v| v.stats.stripes).max().unwrap_or(0);
-    let (mut total, mut count, mut max) = (0.0, 0_u64, 0);
-    for stripe in 0..stripes {
-        // Parents by number, the seed being zero.
-        let parents: Vec<Option<usize>> = viewers
-            .iter()
-            .map(|v| {
-                let feeds = |p: &&icd_grid::node::PeerStats| p.stripes_from.contains(&stripe);
-                let parent = v.stats.peers.iter().find(feeds)?;
-                world.number(&parent.id)
-            })
-            .collect();
-        for (n, viewer) in viewers.iter().enumerate() {
-            if viewer.down {
-                continue;
-            }
-            let (mut at, mut depth) = (n + 1, 0);
-            while at != 0 && depth < 64 {
-                let Some(parent) = parents[at - 1] else { break };
-                at = parent;
-                depth += 1;
-            }
-            if at == 0 {
-                total += f64::from(depth);
-                count += 1;
-                max = max.max(depth);
-            }
+impl Depth {
+    fn of(trees: &Trees) -> Self {
+        let depths: Vec<_> = trees.depths().collect();
+        Self {
+            mean: depths.iter().sum::<u32>() as f64 / depths.len().max(1) as f64,
+            max: depths.iter().copied().max().unwrap_or(0),
         }
-    }
-    Depth {
-        mean: total / count.max(1) as f64,
-        max,
     }
 }
 
@@ -257,7 +230,7 @@ impl Results {
             over_capacity: world.lines().map(|line| line.over_capacity).sum(),
             payload_load: settings.n as f64 * settings.rate as f64 / people.capacity().max(1.0),
             wire_overhead: (all + since(|c| c.ack_bytes)) / payload,
-            depth: depth(people),
+            depth: Depth::of(&Trees::of(people)),
             rss_bytes: resident(),
             wall_s: wall.as_secs_f64(),
             from_s: people.from.as_secs_f64(),

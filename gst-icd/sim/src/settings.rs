@@ -112,6 +112,9 @@ pub struct Settings {
     /// Run all scenarios of the project, and print what each must show and showed
     #[arg(long)]
     pub all: bool,
+    /// Draw lag, seed upload and a tree into this folder, as SVG
+    #[arg(long)]
+    pub pictures: Option<PathBuf>,
     /// Only JSON on standard output
     #[arg(long)]
     pub json: bool,
