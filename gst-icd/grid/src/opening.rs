@@ -49,24 +49,33 @@ const LEAD: Duration = Duration::from_secs(1);
 /// Join points whose lead is known; the window holds fewer.
 const MAX_LEADS: usize = 4096;
 
-/// The past that the seed sends to newcomers that begin with what is due, in copies of the stream:
-/// in the mean, and as long as few come.
-const PAST_SHARE: f64 = 0.5;
-const MOST_PAST: f64 = 12.0;
-
-/// What a seed with a limited uplink may spend on the past that newcomers begin with, in seconds
-/// of the stream. Where many come, a picture at once for each would cost more than the grid saves.
+/// What a seed with a limited uplink may spend on what newcomers begin with, in seconds of the
+/// stream. Where many come, a picture at once for each would cost more than the grid saves.
 #[derive(Debug)]
 pub struct Purse {
+    share: f64,
+    most: f64,
     holds: f64,
     filled: Instant,
 }
 
 impl Purse {
-    /// A full one.
-    pub fn new(now: Instant) -> Self {
+    /// For the past that it sends whole: half a copy of the stream in the mean, and twelve seconds
+    /// as long as few come.
+    pub fn for_past(now: Instant) -> Self {
+        Self::new(0.5, 12.0, now)
+    }
+
+    /// For the [`FIRST`] pieces: as much as the live stream itself in the mean.
+    pub fn for_first(now: Instant) -> Self {
+        Self::new(1.0, 4.0, now)
+    }
+
+    fn new(share: f64, most: f64, now: Instant) -> Self {
         Self {
-            holds: MOST_PAST,
+            share,
+            most,
+            holds: most,
             filled: now,
         }
     }
@@ -75,7 +84,7 @@ impl Purse {
     pub fn affords(&mut self, past: Duration, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = now;
-        self.holds = (self.holds + since * PAST_SHARE).min(MOST_PAST);
+        self.holds = (self.holds + since * self.share).min(self.most);
         past.as_secs_f64() <= self.holds
     }
 
@@ -265,7 +274,7 @@ mod tests {
     #[test]
     fn the_past_is_spent_as_it_comes_in() {
         let now = Instant::now();
-        let mut purse = Purse::new(now);
+        let mut purse = Purse::for_past(now);
         let past = Duration::from_secs(3);
         let mut starts = 0;
         while purse.affords(past, now) {

@@ -112,6 +112,15 @@ pub struct Beacon {
     pub time: SenderTime,
     /// Mean rate of the stream, in bytes per second: the size of pieces follows it.
     pub bytes_per_second: u32,
+    /// Viewers that were admitted and are there: see [`contact`].
+    pub viewers: u32,
+}
+
+/// From one report of a viewer to the next, and from one ping of the seed to the next, in a grid of so
+/// many viewers: what they all say together shall not grow with their number (notes on the
+/// algorithm: reports every clamp(N/500, 1, 30) s).
+pub fn contact(viewers: usize) -> Duration {
+    Duration::from_secs_f64((viewers as f64 / 500.0).clamp(1.0, 30.0))
 }
 
 impl Record for Beacon {
@@ -123,6 +132,12 @@ mod tests {
     use super::*;
     use crate::trust::{Ed25519Signer, Ed25519Verifier};
     use ed25519_dalek::SigningKey;
+
+    #[test]
+    fn many_viewers_report_less_often() {
+        let seconds = [1, 500, 1000, 10_000, 1_000_000].map(|n| contact(n).as_secs());
+        assert_eq!(seconds, [1, 1, 2, 20, 30]);
+    }
 
     #[test]
     fn a_record_opens_only_unchanged_and_for_its_purpose() {

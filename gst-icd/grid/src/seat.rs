@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::children::{CHILD_SILENCE, Children};
 use crate::ids::{NodeId, PeerId, StripeId};
 use crate::message::{Candidate, Hello, MAX_CANDIDATES, Refusal, Report};
+use crate::record::contact;
 
 /// A root that confirms nothing for this long is replaced (design: 350 ms).
 const ROOT_SILENCE: Duration = Duration::from_millis(350);
@@ -14,10 +15,10 @@ const ROOT_SILENCE: Duration = Duration::from_millis(350);
 const INVITED: Duration = Duration::from_millis(150);
 /// ... and is not repeated for this long.
 const MISSED: Duration = Duration::from_secs(3);
-/// Viewers report once a second; who said nothing for longer may be gone.
-const QUIET: Duration = Duration::from_millis(1500);
-/// A report that is older says nothing about what a viewer can give.
-const REPORT_HOLDS: Duration = Duration::from_millis(2200);
+/// Who said nothing for so many times the time from one report to the next may be gone.
+const QUIET: f64 = 1.5;
+/// A report that is so many times older says nothing about what a viewer can give.
+const REPORT_HOLDS: f64 = 2.2;
 /// What was promised of the viewers' room counts until their reports know of it.
 const PROMISE_HOLDS: Duration = Duration::from_millis(1500);
 /// A newcomer waits for so long for room; then it is told to come back later.
@@ -234,7 +235,8 @@ impl Seat {
 
     /// Stripes that the other viewers can still feed, as they say, and those that they could beyond.
     pub fn spare(&self, asker: PeerId, now: Instant) -> (f64, f64) {
-        let fresh = |at: Instant| now.saturating_duration_since(at) < REPORT_HOLDS;
+        let holds = contact(self.members.len()).mul_f64(REPORT_HOLDS);
+        let fresh = |at: Instant| now.saturating_duration_since(at) < holds;
         let others = self
             .members
             .iter()
@@ -315,7 +317,7 @@ impl Seat {
         let now = pulse(peer);
         self.strength(peer) > 0
             && now.silence <= ROOT_SILENCE / 2
-            && now.heard <= QUIET + now.rtt
+            && now.heard <= contact(self.members.len()).mul_f64(QUIET) + now.rtt
             && !self.missed.contains_key(&peer)
     }
 

@@ -44,7 +44,7 @@ pub struct Settings {
     #[arg(long, default_value_t = 10.0)]
     pub arrive_s: f64,
     /// Time after that which is not measured, in seconds
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 20)]
     pub settle_s: u64,
     /// Share of the viewers that vanish silently at once
     #[arg(long, default_value_t = 0.0)]

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use crate::bucket::Bucket;
 use crate::children::{Asker, BASE, Child, Children, feeds_many, slots};
 use crate::cutter::Format;
-use crate::ids::{Bitrate, Epoch, NodeId, PeerId, Seq, StripeId};
+use crate::ids::{Bitrate, Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{BadMessage, Candidate, Have, MAX_HOLES, MAX_PULL, Message};
 use crate::node::{Action, Close, Event, PeerStats};
 use crate::piece::{Hop, Piece, Why};
 use crate::policy::Policy;
-use crate::record::{Signed, StreamHeader};
+use crate::record::{Beacon, Signed, StreamHeader};
 use crate::uplink::{LAST_SHARE, PULL_SHARE, Uplink};
 use crate::window::{Bounds, Offered, Window};
 
@@ -134,6 +134,12 @@ pub(super) struct Relay {
 }
 
 impl Peer {
+    /// For how long it has said nothing although it was pinged.
+    pub(super) fn unanswered(&self, now: Instant) -> Duration {
+        let oldest = self.pinged.front().filter(|(_, at)| self.heard < *at);
+        oldest.map_or(Duration::ZERO, |(_, at)| now.saturating_duration_since(*at))
+    }
+
     /// Pieces that were made since it told what it has.
     pub(super) fn made_since(&self, format: Option<Format>, now: Instant) -> u64 {
         let Some(format) = format else { return 0 };
@@ -289,6 +295,17 @@ impl Relay {
             state.ping_sent = Some(now);
         }
         self.send(peer, &Message::Ping { id });
+    }
+
+    /// Sends a beacon to the children on one stripe: one copy for each viewer is enough, and each time it
+    /// goes down another tree.
+    pub(super) fn spread(&mut self, beacon: &Signed<Beacon>, time: SenderTime) {
+        let stripes = u64::from(self.stripes().max(1));
+        let stripe = StripeId((time.0 / 1_000_000_000 % stripes) as u8);
+        let children: Vec<_> = self.children.of(stripe).collect();
+        for child in children {
+            self.send(child, &Message::Beacon(beacon.clone()));
+        }
     }
 
     /// The answer to a ping: when it was asked.

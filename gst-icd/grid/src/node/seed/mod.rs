@@ -11,11 +11,11 @@ use crate::children::{BASE, Taken, outweighs, slots};
 use crate::cutter::{Cut, Cutter, Entry, Format};
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{Hello, MAX_PROOF_BYTES, Message, NoStripe, Refusal, Start, VERSION, Welcome};
-use crate::node::relay::{Asks, MAX_HEADERS, Relay};
+use crate::node::relay::{Asks, MAX_HEADERS, Peer, Relay};
 use crate::node::{Close, Event, Input, MediaState, SeedSettings, Stats};
 use crate::opening::{FIRST, From, Leads, Opening, Purse, Room, next_soon, opening};
 use crate::piece::{Piece, PieceInfo};
-use crate::record::{Beacon, Signed, StreamHeader, Ticket};
+use crate::record::{Beacon, Signed, StreamHeader, Ticket, contact};
 use crate::release::Release;
 use crate::seat::{Member, Place, Pulse, Seat};
 use crate::trust::{Sign, Verify};
@@ -25,6 +25,8 @@ use crate::window::Bounds;
 const RATE_SAID: f64 = 0.2;
 const TEND: Duration = Duration::from_millis(100);
 const BEACON: Duration = Duration::from_secs(1);
+/// A viewer that it does not feed is pinged each so many times that it reports.
+const SELDOM: u32 = 5;
 /// A ticket holds for this much of the stream, and is renewed three times as often.
 const TICKET: Duration = Duration::from_secs(600);
 /// Connections that have not been admitted yet; more are closed at once.
@@ -58,6 +60,7 @@ pub(super) struct Seed {
     release: Release,
     leads: Leads,
     purse: Purse,
+    first: Purse,
     seat: Seat,
     ask_admission: bool,
     asking: Vec<(PeerId, Hello, Instant)>,
@@ -104,7 +107,8 @@ impl Seed {
             verifier,
             release: Release::new(now),
             leads: Leads::default(),
-            purse: Purse::new(now),
+            purse: Purse::for_past(now),
+            first: Purse::for_first(now),
             ask_admission: false,
             asking: Vec::new(),
             state: None,
@@ -363,6 +367,7 @@ impl Seed {
             head: Seq(self.next_seq.0.saturating_sub(1)),
             time: self.time(now),
             bytes_per_second: self.cutter.rate() as u32,
+            viewers: self.seat.len().min(u32::MAX as usize) as u32,
         };
         Signed::sign(&beacon, &*self.signer)
     }
@@ -467,12 +472,29 @@ impl Seed {
         if now.saturating_duration_since(self.beaconed) >= BEACON {
             self.beaconed = now;
             self.said_rate = self.cutter.rate();
-            let message = Message::Beacon(self.beacon(now));
-            let members: Vec<_> = self.seat.members().map(|(peer, _)| peer).collect();
-            for peer in members {
-                self.relay.send(peer, &message);
-                self.relay.ping(peer, now);
-            }
+            let beacon = self.beacon(now);
+            self.relay.spread(&beacon, self.time(now));
+            self.ping_members(now);
+        }
+    }
+
+    /// Those that it feeds it pings every second, the others seldom: they ping it.
+    fn ping_members(&mut self, now: Instant) {
+        let seldom = contact(self.seat.len()) * SELDOM;
+        let due = |(peer, p): &(&PeerId, &Peer)| {
+            let since = p.ping_sent.map(|at| now.saturating_duration_since(at));
+            let fed = self.relay.children.stripes_of(**peer).next().is_some();
+            p.ready && (fed || since.is_none_or(|since| since >= seldom))
+        };
+        let due: Vec<_> = self
+            .relay
+            .peers
+            .iter()
+            .filter(due)
+            .map(|(p, _)| *p)
+            .collect();
+        for peer in due {
+            self.relay.ping(peer, now);
         }
     }
 

@@ -153,9 +153,12 @@ impl Seed {
         if by_seed {
             self.relay.backlog(peer, None, from, head, ttl, now);
         } else {
-            let first = FIRST.div_duration_f64(self.relay.piece()) as u64;
-            let last = from.plus(first).min(head);
-            if self.relay.uplink.backlog() < START_BACKLOG {
+            let pieces = FIRST.div_duration_f64(self.relay.piece()) as u64;
+            let last = from.plus(pieces).min(head);
+            let first = FIRST.min(self.relay.piece() * (last.0 - from.0).min(pieces) as u32);
+            let idle = self.relay.uplink.backlog() < START_BACKLOG;
+            if idle && (free_of_charge || self.first.affords(first, now)) {
+                self.first.pay(first);
                 self.relay.backlog(peer, None, from, last, ttl, now);
             }
             let needs = self.needs(&hello).ceil();

@@ -6,7 +6,7 @@ use super::*;
 /// with a tick more that is well before it takes it for dead (see the parents' silence).
 const MUTE_PARENT: Duration = Duration::from_millis(20);
 /// Buffer maps go to those that feed or are fed, and to others, this often.
-const HAVE_FAMILY: Duration = Duration::from_secs(2);
+const HAVE_FAMILY: Duration = Duration::from_secs(1);
 const HAVE_OTHERS: Duration = Duration::from_secs(4);
 /// A node that found or lost its last free slot says so after this time, to those that are not
 /// near after twice as much: somebody looks for one. One that lacks pieces says so as often, since

@@ -334,12 +334,16 @@ impl Viewer {
             let Some(state) = self.relay.peers.get(&seed) else {
                 return;
             };
-            if now.saturating_duration_since(state.heard) > SEED_SILENCE {
+            let again = match self.parents.at_rest(now) {
+                true => self.contact(),
+                false => SEED_PING,
+            };
+            if state.unanswered(now) > SEED_SILENCE {
                 self.relay.close(seed, Close::Silent);
                 self.gone(seed, &"the seed is silent".into(), now);
             } else if state
                 .ping_sent
-                .is_none_or(|at| now.saturating_duration_since(at) >= SEED_PING)
+                .is_none_or(|at| now.saturating_duration_since(at) >= again)
             {
                 self.relay.ping(seed, now);
             }

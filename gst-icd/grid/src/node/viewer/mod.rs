@@ -27,7 +27,7 @@ use crate::node::{
 use crate::parents::{Neighbour, Parents, Path, Standing, Step};
 use crate::piece::{Hop, Piece, PieceInfo, Why, claimed};
 use crate::playout::{Next, Playout};
-use crate::record::{Beacon, Signed, StreamHeader, Ticket};
+use crate::record::{Beacon, Signed, StreamHeader, Ticket, contact};
 use crate::rescue::{Missing, Rescue, SPOKE, Source};
 use crate::trust::Verify;
 use crate::window::{Bounds, Offered};
@@ -41,9 +41,10 @@ const HAVE: Duration = Duration::from_millis(100);
 const MUTE: Duration = Duration::from_secs(3);
 /// Who has just refused a pull counts as having a queue of so many milliseconds.
 const BUSY_MS: u16 = 250;
+/// An uplink whose queue is so long takes no more children than its slots.
+const FULL_QUEUE: Duration = Duration::from_millis(60);
 /// Pulls go rather to one with free slots that is so much farther.
 const FULL: Duration = Duration::from_millis(200);
-const REPORT: Duration = Duration::from_secs(1);
 /// What it can give changed: newcomers may wait for it.
 const REPORT_SOON: Duration = Duration::from_millis(250);
 const SEED_PING: Duration = Duration::from_secs(1);
@@ -492,14 +493,13 @@ impl Viewer {
             .is_none_or(|b| (b.epoch, b.time) < (beacon.epoch, beacon.time));
         if beacon.epoch == self.relay.epoch && newer {
             self.beacon = Some(beacon);
-            // One copy for each is enough: each time it goes down another tree.
-            let stripes = u64::from(self.relay.stripes().max(1));
-            let stripe = StripeId((beacon.time.0 / 1_000_000_000 % stripes) as u8);
-            let children: Vec<_> = self.relay.children.of(stripe).collect();
-            for child in children {
-                self.relay.send(child, &Message::Beacon(signed.clone()));
-            }
+            self.relay.spread(signed, beacon.time);
         }
+    }
+
+    /// From one report to the seed, and from one ping, to the next.
+    fn contact(&self) -> Duration {
+        contact(self.beacon.map_or(0, |beacon| beacon.viewers as usize))
     }
 
     fn report(&mut self, now: Instant) {
@@ -558,7 +558,7 @@ impl Viewer {
         }
         let children = &self.relay.children;
         let news = self.reported_room != (children.slots(), children.spare());
-        let again = if news { REPORT_SOON } else { REPORT };
+        let again = if news { REPORT_SOON } else { self.contact() };
         if now.saturating_duration_since(self.report_at) >= again {
             self.report(now);
         }

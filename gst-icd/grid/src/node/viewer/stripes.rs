@@ -19,13 +19,15 @@ impl Viewer {
         asks: &Asks,
         now: Instant,
     ) {
-        let Some(asker) = self.relay.asker(peer, asks) else {
+        let Some(mut asker) = self.relay.asker(peer, asks) else {
             return;
         };
         // In another life of the seed than the asker, it could not feed it.
         let path = self.own_path(stripe).filter(|_| epoch == self.relay.epoch);
         if asker.orphan {
             self.relay.drop_silent(stripe, now);
+            // The reserve is of no use to anybody where the queue does not get shorter.
+            asker.orphan = self.relay.uplink.delay(now) < FULL_QUEUE;
         }
         match self.relay.children.judge(&asker, stripe, path.as_deref()) {
             Ok(Taken::Slot) => {}
