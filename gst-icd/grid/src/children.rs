@@ -144,10 +144,14 @@ impl Children {
         Some((*weakest.0, *weakest.1))
     }
 
-    /// The weakest child of a stripe that has it only on loan.
-    pub fn weakest_lent(&self, stripe: StripeId) -> Option<(PeerId, Child)> {
+    /// The weakest child of a stripe that has it only on loan, among those that `may` go elsewhere.
+    pub fn weakest_lent(
+        &self,
+        stripe: StripeId,
+        may: impl Fn(PeerId) -> bool,
+    ) -> Option<(PeerId, Child)> {
         let children = self.stripes.get(stripe.index())?.iter();
-        let lent = children.filter(|(_, c)| c.lease && c.leaving.is_none());
+        let lent = children.filter(|(p, c)| c.lease && c.leaving.is_none() && may(**p));
         let weakest = lent.min_by_key(|(peer, c)| (c.strength, **peer))?;
         Some((*weakest.0, *weakest.1))
     }

@@ -34,7 +34,7 @@ pub const MAX_DEPTH: usize = 16;
 pub struct Hello {
     /// [`VERSION`].
     pub version: u16,
-    /// Bits of optional abilities; none is defined yet.
+    /// Bits of optional abilities: [`Hello::SEED_ONLY`].
     pub features: u64,
     /// The stream that is wanted; none if the viewer trusts the seed's key.
     pub stream: Option<StreamKey>,
@@ -54,6 +54,16 @@ pub struct Hello {
     pub port: u16,
     /// The token of a private stream, proven by HMAC over the TLS exporter; empty without.
     pub proof: Bytes,
+}
+
+impl Hello {
+    /// Among the features: no other viewer is reached, or shall be.
+    pub const SEED_ONLY: u64 = 1;
+
+    /// Whether the seed alone can feed this viewer.
+    pub fn seed_only(&self) -> bool {
+        self.features & Self::SEED_ONLY != 0
+    }
 }
 
 /// The seed's answer to a viewer that it admits.

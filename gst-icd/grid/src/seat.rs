@@ -120,6 +120,17 @@ impl Seat {
         }
     }
 
+    /// Whether only the seed can feed this viewer.
+    pub fn depends(&self, peer: PeerId) -> bool {
+        self.members.get(&peer).is_some_and(|m| m.hello.seed_only())
+    }
+
+    /// Viewers that only the seed can feed, among those that it feeds.
+    pub fn dependants(&self) -> usize {
+        let all = self.members.values();
+        all.filter(|m| m.started && m.hello.seed_only()).count()
+    }
+
     /// Whom a newcomer that has waited for so long is told to come back after. None: it waits on.
     pub fn patience(&self, peer: PeerId, now: Instant) -> Option<Refusal> {
         let member = self.members.get(&peer).filter(|m| !m.settled)?;
@@ -470,6 +481,19 @@ mod tests {
             (told(&seat, 1), seat.has_room()),
             (Some(full.clone()), Err(full))
         );
+    }
+
+    #[test]
+    fn who_reaches_only_the_seed_depends_on_it_once_it_is_fed() {
+        let (mut seat, _, now) = scene(&[8]);
+        let mut alone = member(1, 0);
+        alone.hello.features = Hello::SEED_ONLY;
+        alone.started = false;
+        alone.since = now;
+        seat.admit(PeerId(1), alone);
+        assert_eq!((seat.depends(PeerId(1)), seat.dependants()), (true, 0));
+        seat.member_mut(PeerId(1)).expect("a member").started = true;
+        assert_eq!((seat.depends(PeerId(0)), seat.dependants()), (false, 1));
     }
 
     #[test]

@@ -109,9 +109,13 @@ pub struct Settings {
     /// For all chance
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Run all scenarios of the project, and print what each must show and showed
+    /// Run all scenarios of the project, or those whose names begin as the one that is given, and
+    /// print what each must show and showed
     #[arg(long)]
     pub all: bool,
+    /// With --all: seeds of chance for each (0 = as many as it says)
+    #[arg(long, default_value_t = 0)]
+    pub seeds: u64,
     /// Draw lag, seed upload and a tree into this folder, as SVG
     #[arg(long)]
     pub pictures: Option<PathBuf>,

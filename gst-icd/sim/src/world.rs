@@ -307,6 +307,8 @@ impl World {
             latency: self.scenario.latency,
             upload: newcomer.upload,
             relay: newcomer.relay,
+            // It is the only one that it reaches.
+            seed_only: newcomer.nat == Nat::TcpOnly,
             max_peers: 100,
             port: 0,
             stream: Some(self.key),

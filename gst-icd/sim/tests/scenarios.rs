@@ -95,6 +95,11 @@ fn more_than_the_grid_can_feed() {
 }
 
 #[test]
+fn some_who_reach_nobody_but_the_seed() {
+    holds("11-nat");
+}
+
+#[test]
 fn a_film() {
     holds("09-film");
 }

@@ -46,6 +46,8 @@ pub struct ViewerSettings {
     pub upload: Bitrate,
     /// Whether to relay at all.
     pub relay: bool,
+    /// No other viewer is reached, or shall be.
+    pub seed_only: bool,
     /// Connections to other viewers that this one dials or accepts, at most.
     pub max_peers: usize,
     /// Port of the own endpoint.

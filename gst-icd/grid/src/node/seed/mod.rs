@@ -39,6 +39,8 @@ const CALM: f64 = 0.5;
 /// A copy of the past costs so many of the present: it has to come from those that happen to feed
 /// the newcomer.
 const DEAR: f64 = 3.0;
+/// Share of the seed's slots that viewers may have that reach nobody else.
+const DEPENDANTS: f64 = 0.5;
 /// In a grid of so many viewers, one that relays soon gives what it takes.
 const MANY: usize = 16;
 /// A child that asks anew within this time is not sent the past again.

@@ -35,6 +35,17 @@ impl Seed {
         (f64::from(self.relay.stripes()) - self.gives(hello)).max(0.0)
     }
 
+    /// One that only the seed can feed takes a copy for good: those all together get no more than the
+    /// seed can do without.
+    fn alone(&self, free: f64) -> Opening {
+        let slots = self.relay.children.slots() as f64 / f64::from(self.relay.stripes().max(1));
+        let taken = self.seat.dependants() as f64;
+        match free >= 1.0 && taken < slots * DEPENDANTS {
+            true => Opening::Seed(From::Newest),
+            false => Opening::Wait,
+        }
+    }
+
     /// Tells a viewer where the stream begins for it, and pushes everything until it finds
     /// parents. False if it waits for room.
     pub(super) fn start(&mut self, peer: PeerId, now: Instant) -> bool {
@@ -60,6 +71,7 @@ impl Seed {
         let stripes = self.relay.stripes();
         let copy = f64::from(stripes.max(1));
         let free = self.relay.children.spare() as f64 / copy;
+        let slots = self.relay.children.slots() as f64 / copy;
         let (spare, reserve) = self.seat.spare(peer, now);
         let window = &self.relay.window;
         let newest = window.newest_join().and_then(|join| window.get(join));
@@ -70,7 +82,7 @@ impl Seed {
             busy: self.relay.uplink.backlog() > START_BACKLOG,
             spare: spare / copy,
             reserve: reserve / copy,
-            calm: free * copy >= self.relay.children.slots() as f64 * CALM,
+            calm: free >= (slots - self.seat.dependants() as f64) * CALM,
             live: match self.seat.len() {
                 few if few < MANY => 1.0,
                 _ => self.needs(&hello) / copy,
@@ -81,7 +93,10 @@ impl Seed {
             brings: self.gives(&hello) / copy,
             next_soon: next_soon(window.longest_group(), age, latency),
         };
-        let opening = opening(room, overdue);
+        let opening = match hello.seed_only() && !free_of_charge {
+            true => self.alone(free),
+            false => opening(room, overdue),
+        };
         let by_seed = match opening {
             // Who comes back is told at once that this is the life it knows; it has parents.
             Opening::Wait if resume.is_some() => false,
@@ -204,7 +219,8 @@ impl Seed {
             Ok(Taken::Over(_)) | Err(NoStripe::Busy) if !lease => {}
             Ok(Taken::Over(_)) | Err(NoStripe::Busy) => {
                 // Roots stay; what is lent goes to the stronger, who feeds it on.
-                let lent = self.relay.children.weakest_lent(stripe);
+                let may = |peer| !self.seat.depends(peer);
+                let lent = self.relay.children.weakest_lent(stripe, may);
                 let insertion = self.settings.policy.insertion;
                 let weaker =
                     lent.filter(|(_, c)| insertion && outweighs(asker.strength, c.strength));

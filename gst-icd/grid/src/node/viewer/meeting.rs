@@ -59,7 +59,10 @@ impl Viewer {
     pub(super) fn greet(&mut self, peer: PeerId) {
         let hello = Hello {
             version: VERSION,
-            features: 0,
+            features: match self.settings.seed_only {
+                true => Hello::SEED_ONLY,
+                false => 0,
+            },
             stream: self.settings.stream,
             ticket: self.ticket.clone(),
             epoch: self.relay.epoch,
@@ -147,7 +150,9 @@ impl Viewer {
         let known = self.relay.peers.values().any(|p| p.id == candidate.node)
             || self.dialing.values().any(|id| *id == candidate.node)
             || self.book.banned(&candidate.node);
-        let full = self.hinted.len() >= MAX_HINTED || self.viewers() >= self.settings.max_peers;
+        let alone = self.settings.seed_only;
+        let full =
+            alone || self.hinted.len() >= MAX_HINTED || self.viewers() >= self.settings.max_peers;
         if known || full || self.ticket.is_none() || !self.book.hinted(&candidate, now) {
             return;
         }
@@ -223,7 +228,8 @@ impl Viewer {
 
     /// Keeps some connections to other viewers warm.
     pub(super) fn meet(&mut self, now: Instant) {
-        if self.ticket.is_none() || self.started.is_none() {
+        let alone = self.settings.seed_only;
+        if alone || self.ticket.is_none() || self.started.is_none() {
             return;
         }
         // Children feed nobody that feeds them.
@@ -299,7 +305,7 @@ impl Viewer {
             .feeds()
             .any(|(_, f)| f.leased() || f.parent().is_none());
         let due = self.find_at.is_none_or(|at| at <= now);
-        if !leased || !due || self.started.is_none() {
+        if !leased || !due || self.started.is_none() || self.settings.seed_only {
             return;
         }
         let Some(seed) = self.seed.filter(|_| self.seed_welcomed) else {
