@@ -197,7 +197,11 @@ impl Results {
         let payload = since(|c| c.payload_bytes).max(1.0);
         let lag = |share| measure.lag.quantile(share);
         Self {
-            on_time: sum(measure, |_| true),
+            // Where nobody plays, nothing is good.
+            on_time: match seen.is_empty() {
+                true => 0.0,
+                false => sum(measure, |_| true),
+            },
             viewers_at_999: at_999 as f64 / seen.len().max(1) as f64,
             worst_second: per_second.iter().map(|s| s.on_time).fold(1.0, f64::min),
             lag_ms: Lag {
