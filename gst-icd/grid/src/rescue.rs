@@ -109,7 +109,8 @@ impl Rescue {
         missing.iter().filter(is_due).copied().collect()
     }
 
-    /// Whom to ask for what is [`Rescue::due`]. `knows` says whether a source, by its place in the list, is likely to have a piece;
+    /// Whom to ask for what is [`Rescue::due`]. `knows` says whether a source, by its place in the
+    /// list, is likely to have a piece;
     /// `salt` is this node's own: what none of its neighbours has, the nodes around it lack as
     /// well, and not all of them shall ask the seed in the same moment. The first to have it
     /// serve the others.

@@ -256,7 +256,7 @@ impl Seat {
         let (spare, reserve) = others.fold((0.0, 0.0), |(spare, reserve), (_, m)| {
             let report = &m.report;
             // What it has no parent for it gives to nobody.
-            let fed = f64::from(report.fed.count_ones()) / stripes;
+            let fed = (f64::from(report.fed.count_ones()) / stripes).min(1.0);
             let (more, beyond) = (f64::from(report.spare), f64::from(report.reserve));
             (spare + more * fed, reserve + beyond * fed)
         });

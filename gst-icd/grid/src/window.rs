@@ -238,13 +238,14 @@ impl Window {
         if lack == 0 {
             return 0;
         }
-        let stripes = heads.len().max(1) as u64;
-        let of_stripe = |k: u64, below: u64| (below + stripes - 1 - k) / stripes;
+        // Wider than a number of a piece, which may be the largest that there is.
+        let stripes = heads.len().max(1) as u128;
+        let of_stripe = |k: u128, below: u128| (below + stripes - 1 - k) / stripes;
         let not_yet = |(k, head): (usize, &Option<Seq>)| {
-            let from = head.map_or(first, |head| head.0 + 1);
-            of_stripe(k as u64, newest.0 + 1) - of_stripe(k as u64, from)
+            let from = head.map_or(u128::from(first), |head| u128::from(head.0) + 1);
+            of_stripe(k as u128, u128::from(newest.0) + 1) - of_stripe(k as u128, from)
         };
-        let not_yet: u64 = heads.iter().enumerate().map(not_yet).sum();
+        let not_yet: u128 = heads.iter().enumerate().map(not_yet).sum();
         lack.saturating_sub(not_yet as usize)
     }
 

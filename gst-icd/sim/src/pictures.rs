@@ -23,6 +23,15 @@ struct Line<'a> {
     points: Vec<(f64, f64)>,
 }
 
+/// The only line of a picture, which needs no name.
+fn alone(points: impl Iterator<Item = (f64, f64)>) -> Line<'static> {
+    Line {
+        name: "",
+        color: BLUE,
+        points: points.collect(),
+    }
+}
+
 /// What stands at the axes.
 struct Axes<'a> {
     title: &'a str,
@@ -99,12 +108,11 @@ fn lag_distribution(people: &People<'_>, file: &Path) -> Drawn {
         x: "ms",
         y: "% of the pieces, per 20 ms",
     };
-    let line = Line {
-        name: "lag",
-        color: BLUE,
-        points: shares.into_iter().enumerate().map(step).collect(),
-    };
-    chart(file, &axes, &[line])
+    chart(
+        file,
+        &axes,
+        &[alone(shares.into_iter().enumerate().map(step))],
+    )
 }
 
 fn seed_upload(results: &Results, file: &Path) -> Drawn {
@@ -114,12 +122,11 @@ fn seed_upload(results: &Results, file: &Path) -> Drawn {
         x: "s of the measured time",
         y: "copies of the stream",
     };
-    let line = Line {
-        name: "seed",
-        color: BLUE,
-        points: seconds.map(|(n, s)| (n as f64, s.seed_x)).collect(),
-    };
-    chart(file, &axes, &[line])
+    chart(
+        file,
+        &axes,
+        &[alone(seconds.map(|(n, s)| (n as f64, s.seed_x)))],
+    )
 }
 
 /// The tree of the first stripe: a row for each depth, those that can pass on most to the left.

@@ -297,8 +297,8 @@ impl Relay {
         self.send(peer, &Message::Ping { id });
     }
 
-    /// Sends a beacon to the children on one stripe: one copy for each viewer is enough, and each time it
-    /// goes down another tree.
+    /// Sends a beacon to the children on one stripe: one copy for each viewer is enough, and each
+    /// time it goes down another tree.
     pub(super) fn spread(&mut self, beacon: &Signed<Beacon>, time: SenderTime) {
         let stripes = u64::from(self.stripes().max(1));
         let stripe = StripeId((time.0 / 1_000_000_000 % stripes) as u8);

@@ -37,8 +37,7 @@ impl Seed {
 
     /// One that only the seed can feed takes a copy for good: those all together get no more than the
     /// seed can do without.
-    fn alone(&self, free: f64) -> Opening {
-        let slots = self.relay.children.slots() as f64 / f64::from(self.relay.stripes().max(1));
+    fn alone(&self, free: f64, slots: f64) -> Opening {
         let taken = self.seat.dependants() as f64;
         match free >= 1.0 && taken < slots * DEPENDANTS {
             true => Opening::Seed(From::Newest),
@@ -94,7 +93,7 @@ impl Seed {
             next_soon: next_soon(window.longest_group(), age, latency),
         };
         let opening = match hello.seed_only() && !free_of_charge {
-            true => self.alone(free),
+            true => self.alone(free, slots),
             false => opening(room, overdue),
         };
         let by_seed = match opening {
