@@ -7,13 +7,22 @@ use std::time::{Duration, Instant};
 
 use icd_grid::{Action, Close, Event, Input, Lost, Media, Node, NodeId, PeerId, Stats, Target};
 use quinn::Endpoint;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::connection::{Inbox, Line, code};
 use crate::dial::dial;
+use crate::embed::Watch;
 use crate::events::Events;
 use crate::identity::{Identity, peer_of};
 
+/// Items between an element and its node, and their bytes. When it is full the item is dropped
+/// and counted. A key frame of a transport stream may be thousands of items of one packet each.
+const MAX_INPUT: usize = 32 * 1024;
+/// Of these, kept free of the stream: settings, answers and the end are few, and not to be lost.
+const RESERVED: usize = 1024;
+const MAX_INPUT_BYTES: usize = 64 * 1024 * 1024;
+/// Events for the application. When it is full, some wait and others are lost.
+const MAX_EVENTS: usize = 256;
 /// Facts from connections that wait for the driver; beyond it the connections wait.
 const MAX_INBOX: usize = 1024;
 /// Handshakes of strangers at a time; what comes beyond is left unanswered ...
@@ -38,26 +47,116 @@ pub struct Snapshot {
 /// Says, at any moment and without waiting, whether viewers are to be asked about.
 pub(crate) type Asks = Box<dyn Fn() -> bool + Send + Sync>;
 
-pub(crate) struct Driver {
-    pub(crate) node: Node,
+/// What a node reaches others by.
+pub(crate) struct Wires {
     pub(crate) endpoint: Endpoint,
     pub(crate) identity: Arc<Identity>,
     pub(crate) transport: Arc<quinn::TransportConfig>,
+    /// Who looks on.
+    pub(crate) watch: Option<Arc<dyn Watch>>,
+}
+
+pub(crate) struct Driver {
+    node: Node,
+    wires: Wires,
     /// Where the seed is.
-    pub(crate) seed: Vec<(String, u16)>,
+    seed: Vec<(String, u16)>,
     /// From the element.
-    pub(crate) input: mpsc::Receiver<Input>,
+    input: mpsc::Receiver<Input>,
     /// Bytes in there.
-    pub(crate) waiting: Arc<AtomicUsize>,
+    waiting: Arc<AtomicUsize>,
     /// Seed: whether somebody wants to be asked for admission.
-    pub(crate) asks: Option<Asks>,
+    asks: Option<Asks>,
     /// To the element's application.
-    pub(crate) events: Events,
+    events: Events,
     /// To the player; none at a seed.
-    pub(crate) media: Option<async_channel::Sender<Media>>,
-    pub(crate) snapshot: Arc<Mutex<Snapshot>>,
+    media: Option<async_channel::Sender<Media>>,
+    snapshot: Arc<Mutex<Snapshot>>,
     /// Closed when the element stops.
-    pub(crate) stop: tokio::sync::oneshot::Receiver<()>,
+    stop: oneshot::Receiver<()>,
+}
+
+/// The other ends of a driver's wires: what its element holds. It ends when they are dropped.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    input: mpsc::Sender<Input>,
+    waiting: Arc<AtomicUsize>,
+    snapshot: Arc<Mutex<Snapshot>>,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+impl Wires {
+    /// A driver for a node, its ends, and what it tells the application.
+    pub(crate) fn driver(
+        self,
+        node: Node,
+        seed: Vec<(String, u16)>,
+        media: Option<async_channel::Sender<Media>>,
+        asks: Option<Asks>,
+    ) -> (Driver, Ends, async_channel::Receiver<Event>) {
+        let (input, receiver) = mpsc::channel(MAX_INPUT);
+        let (events, events_out) = async_channel::bounded(MAX_EVENTS);
+        let (stop, stop_out) = oneshot::channel();
+        let snapshot = Arc::new(Mutex::new(Snapshot::default()));
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let driver = Driver {
+            node,
+            wires: self,
+            seed,
+            input: receiver,
+            waiting: waiting.clone(),
+            asks,
+            events: Events::new(events),
+            media,
+            snapshot: snapshot.clone(),
+            stop: stop_out,
+        };
+        let ends = Ends {
+            input,
+            waiting,
+            snapshot,
+            stop: Some(stop),
+        };
+        (driver, ends, events_out)
+    }
+}
+
+impl Ends {
+    /// Never waits; false if the node is so far behind that an item of the stream is dropped, or
+    /// if it is over.
+    pub(crate) fn offer(&self, input: Input) -> bool {
+        let bytes = match &input {
+            Input::Item { data, .. } => data.len(),
+            _ => return self.input.try_send(input).is_ok(),
+        };
+        let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        // One item of any size always fits.
+        let fits = before == 0 || before + bytes <= MAX_INPUT_BYTES;
+        let room = self.input.capacity() > RESERVED;
+        let taken = fits && room && self.input.try_send(input).is_ok();
+        if !taken {
+            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Whether the node is gone.
+    pub(crate) fn is_over(&self) -> bool {
+        self.input.is_closed()
+    }
+
+    /// How it is.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.snapshot
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Tells the driver to end.
+    pub(crate) fn stop(&mut self) {
+        drop(self.stop.take());
+    }
 }
 
 struct Carry {
@@ -73,10 +172,11 @@ pub(crate) fn now() -> Instant {
 }
 
 impl Driver {
-    pub(crate) async fn run(mut self) {
+    /// Until its ends are dropped. The endpoint is closed then, and keeps its port for a while.
+    pub(crate) async fn run(mut self) -> Endpoint {
         let (inbox, mut facts) = mpsc::channel(MAX_INBOX);
         let (arrived, mut arrivals) = mpsc::channel(64);
-        let accept = tokio::spawn(accept(self.endpoint.clone(), arrived.clone()));
+        let accept = tokio::spawn(accept(self.wires.endpoint.clone(), arrived.clone()));
         let mut carry = Carry {
             lines: HashMap::new(),
             inbox,
@@ -139,7 +239,7 @@ impl Driver {
             self.node.tick(now());
         }
         accept.abort();
-        self.shut(&carry).await;
+        self.shut(&carry).await
     }
 
     /// Moves what is playable to the player, as far as it has room.
@@ -167,6 +267,9 @@ impl Driver {
             let stats = line.connection().stats();
             carry.closed_sent += stats.udp_tx.bytes;
             carry.closed_received += stats.udp_rx.bytes;
+        }
+        if let Some(watch) = &self.wires.watch {
+            watch.input(&input);
         }
         self.node.handle(input, now());
     }
@@ -204,6 +307,9 @@ impl Driver {
 
     fn carry_out(&mut self, carry: &mut Carry, arrived: &mpsc::Sender<(Arrival, Option<PeerId>)>) {
         while let Some(action) = self.node.poll(now()) {
+            if let Some(watch) = &self.wires.watch {
+                watch.action(&action);
+            }
             match action {
                 Action::LetIn(peer) => {
                     if let Some(line) = carry.lines.get(&peer) {
@@ -258,9 +364,9 @@ impl Driver {
             Target::Viewer { id, addr } => (vec![(addr.ip().to_string(), addr.port())], Some(id)),
         };
         let dial = dial(
-            self.endpoint.clone(),
-            self.identity.clone(),
-            self.transport.clone(),
+            self.wires.endpoint.clone(),
+            self.wires.identity.clone(),
+            self.wires.transport.clone(),
             hosts,
             expected,
         );
@@ -283,17 +389,13 @@ impl Driver {
         snapshot.udp_bytes_received = received;
     }
 
-    /// Says goodbye and frees the port at once, not when the last connection has drained.
-    async fn shut(self, carry: &Carry) {
+    /// Says goodbye.
+    async fn shut(self, carry: &Carry) -> Endpoint {
         self.show(carry, now());
-        self.endpoint.close(code(Close::Done), b"");
-        let _ = tokio::time::timeout(Duration::from_millis(20), self.endpoint.wait_idle()).await;
-        // quinn keeps the socket before the present one until a packet comes, so twice.
-        for _ in 0..2 {
-            if let Ok(socket) = std::net::UdpSocket::bind(("127.0.0.1", 0)) {
-                let _ = self.endpoint.rebind(socket);
-            }
-        }
+        let endpoint = self.wires.endpoint;
+        endpoint.close(code(Close::Done), b"");
+        let _ = tokio::time::timeout(Duration::from_millis(20), endpoint.wait_idle()).await;
+        endpoint
     }
 }
 
@@ -332,5 +434,35 @@ async fn accept(endpoint: Endpoint, arrived: mpsc::Sender<(Arrival, Option<PeerI
             }
             drop(permit);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_behind_loses_items_and_no_setting_and_no_end() {
+        let (input, mut taken) = mpsc::channel(MAX_INPUT);
+        let ends = Ends {
+            input,
+            waiting: Arc::default(),
+            snapshot: Arc::default(),
+            stop: None,
+        };
+        let item = || Input::Item {
+            data: bytes::Bytes::new(),
+            entry: icd_grid::Entry::None,
+            at: now(),
+            state: None,
+        };
+        let fed = (0..2 * MAX_INPUT).filter(|_| ends.offer(item())).count();
+        assert_eq!(fed, MAX_INPUT - RESERVED);
+        assert!(ends.offer(Input::Upload(None)) && ends.offer(Input::End));
+        assert!(!ends.offer(item()));
+        let read = std::iter::from_fn(|| taken.try_recv().ok());
+        assert!(matches!(read.last(), Some(Input::End)));
+        drop(taken);
+        assert!(!ends.offer(Input::End), "nobody is there any more");
     }
 }

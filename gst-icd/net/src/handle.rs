@@ -1,34 +1,26 @@
 //! Starting and stopping nodes, from threads that must not wait.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use icd_grid::trust::{Ed25519Signer, Ed25519Verifier, Verify};
 use icd_grid::{Event, Input, Media, Node, NodeId, SeedSettings, StreamKey, ViewerSettings};
-use quinn::{AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
-use tokio::sync::{mpsc, oneshot};
+use quinn::{
+    AckFrequencyConfig, AsyncUdpSocket, Endpoint, EndpointConfig, IdleTimeout, Runtime,
+    TransportConfig, VarInt,
+};
 
 use crate::congestion::StripeCongestion;
 use crate::connection::MAX_STREAMS;
-use crate::driver::{Asks, Driver, Snapshot, now};
-use crate::events::Events;
+use crate::driver::{Asks, Ends, Snapshot, Wires, now};
 use crate::identity::Identity;
 use crate::key::{Key, KeyError};
 use crate::runtime::runtime;
 use crate::socket::{BindError, bind};
 
-/// Items between an element and its node, and their bytes. When it is full the item is dropped
-/// and counted. A key frame of a transport stream may be thousands of items of one packet each.
-const MAX_INPUT: usize = 32 * 1024;
-/// Of these, kept free of the stream: settings, answers and the end are few, and not to be lost.
-const RESERVED: usize = 1024;
-const MAX_INPUT_BYTES: usize = 64 * 1024 * 1024;
 /// Payloads between a node and its player; the rest waits in the window, which evicts.
-const MAX_MEDIA: usize = 64;
-/// Events for the application. When it is full, some wait and others are lost.
-const MAX_EVENTS: usize = 256;
+pub(crate) const MAX_MEDIA: usize = 64;
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 const STREAM_WINDOW: u32 = 512 * 1024;
 const SEND_WINDOW: u64 = 4 * 1024 * 1024;
@@ -86,45 +78,14 @@ pub struct ViewerConfig {
 
 #[derive(Debug)]
 struct Running {
-    input: mpsc::Sender<Input>,
-    /// Bytes in there.
-    waiting: Arc<AtomicUsize>,
-    snapshot: Arc<Mutex<Snapshot>>,
-    stop: Option<oneshot::Sender<()>>,
+    ends: Ends,
     stopped: Mutex<std::sync::mpsc::Receiver<()>>,
     addr: SocketAddr,
 }
 
-impl Running {
-    /// Never waits; false if the node is so far behind that an item of the stream is dropped, or
-    /// if it is over.
-    fn offer(&self, input: Input) -> bool {
-        let bytes = match &input {
-            Input::Item { data, .. } => data.len(),
-            _ => return self.input.try_send(input).is_ok(),
-        };
-        let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
-        // One item of any size always fits.
-        let fits = before == 0 || before + bytes <= MAX_INPUT_BYTES;
-        let room = self.input.capacity() > RESERVED;
-        let taken = fits && room && self.input.try_send(input).is_ok();
-        if !taken {
-            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
-        }
-        taken
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        self.snapshot
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone()
-    }
-}
-
 impl Drop for Running {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        self.ends.stop();
         let stopped = self
             .stopped
             .get_mut()
@@ -144,12 +105,12 @@ pub struct SeedHandle {
 impl SeedHandle {
     /// Gives the node a fact. Never waits; false if it was dropped because the node is behind.
     pub fn offer(&self, input: Input) -> bool {
-        self.running.offer(input)
+        self.running.ends.offer(input)
     }
 
     /// Whether the node is gone, though nobody stopped it.
     pub fn is_over(&self) -> bool {
-        self.running.input.is_closed()
+        self.running.ends.is_over()
     }
 
     /// Where it listens.
@@ -164,7 +125,7 @@ impl SeedHandle {
 
     /// How it is.
     pub fn snapshot(&self) -> Snapshot {
-        self.running.snapshot()
+        self.running.ends.snapshot()
     }
 }
 
@@ -179,7 +140,7 @@ pub struct ViewerHandle {
 impl ViewerHandle {
     /// Gives the node a fact. Never waits.
     pub fn offer(&self, input: Input) -> bool {
-        self.running.offer(input)
+        self.running.ends.offer(input)
     }
 
     /// What is to be played.
@@ -199,7 +160,7 @@ impl ViewerHandle {
 
     /// How it is.
     pub fn snapshot(&self) -> Snapshot {
-        self.running.snapshot()
+        self.running.ends.snapshot()
     }
 }
 
@@ -245,82 +206,73 @@ fn random() -> Result<u64, StartError> {
     getrandom::u64().map_err(|e| KeyError::Random(e).into())
 }
 
-pub(crate) struct Opened {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) identity: Arc<Identity>,
-    pub(crate) transport: Arc<TransportConfig>,
-    pub(crate) addr: SocketAddr,
-}
-
-/// A socket, and QUIC on it.
-pub(crate) fn open(key: &Key, address: Option<IpAddr>, port: u16) -> Result<Opened, StartError> {
+/// A socket, QUIC on it, and where it listens.
+pub(crate) fn open(
+    key: &Key,
+    address: Option<IpAddr>,
+    port: u16,
+) -> Result<(Wires, SocketAddr), StartError> {
     let runtime = runtime().map_err(system)?;
     let socket = bind(address, port)?;
+    let _guard = runtime.enter();
+    let socket = quinn::TokioRuntime.wrap_udp_socket(socket);
+    let wires = endpoint(key, socket.map_err(system)?)?;
+    let addr = wires.endpoint.local_addr().map_err(system)?;
+    Ok((wires, addr))
+}
+
+/// QUIC on a socket, on the runtime of the calling task.
+pub(crate) fn endpoint(key: &Key, socket: Arc<dyn AsyncUdpSocket>) -> Result<Wires, StartError> {
     let identity = Arc::new(Identity::new(key).map_err(system)?);
     let tls = identity.server().map_err(system)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
     // Strangers send no pieces; see `Action::LetIn`.
     server.transport_config(Arc::new(transport(0)));
-    let transport = Arc::new(transport(MAX_STREAMS));
-    let _guard = runtime.enter();
-    let endpoint = Endpoint::new(
+    let endpoint = Endpoint::new_with_abstract_socket(
         EndpointConfig::default(),
         Some(server),
         socket,
         Arc::new(quinn::TokioRuntime),
-    )
-    .map_err(system)?;
-    let addr = endpoint.local_addr().map_err(system)?;
-    Ok(Opened {
-        endpoint,
+    );
+    Ok(Wires {
+        endpoint: endpoint.map_err(system)?,
         identity,
-        transport,
-        addr,
+        transport: Arc::new(transport(MAX_STREAMS)),
+        watch: None,
     })
 }
 
+/// Frees the port at once, not when the last connection has drained.
+fn free(endpoint: &Endpoint) {
+    // quinn keeps the socket before the present one until a packet comes, so twice.
+    for _ in 0..2 {
+        if let Ok(socket) = std::net::UdpSocket::bind(("127.0.0.1", 0)) {
+            let _ = endpoint.rebind(socket);
+        }
+    }
+}
+
 fn spawn(
-    opened: Opened,
+    (wires, addr): (Wires, SocketAddr),
     node: Node,
     seed: Vec<(String, u16)>,
     media: Option<async_channel::Sender<Media>>,
     asks: Option<Asks>,
 ) -> Result<(Running, async_channel::Receiver<Event>), StartError> {
     let runtime = runtime().map_err(system)?;
-    let (input, receiver) = mpsc::channel(MAX_INPUT);
-    let (events, events_out) = async_channel::bounded(MAX_EVENTS);
-    let (stop, stop_out) = oneshot::channel();
+    let (driver, ends, events) = wires.driver(node, seed, media, asks);
     // Nothing is ever sent: its end tells.
     let (done, stopped) = std::sync::mpsc::sync_channel(0);
-    let snapshot = Arc::new(Mutex::new(Snapshot::default()));
-    let waiting = Arc::new(AtomicUsize::new(0));
-    let driver = Driver {
-        node,
-        endpoint: opened.endpoint,
-        identity: opened.identity,
-        transport: opened.transport,
-        seed,
-        input: receiver,
-        waiting: waiting.clone(),
-        asks,
-        events: Events::new(events),
-        media,
-        snapshot: snapshot.clone(),
-        stop: stop_out,
-    };
     runtime.spawn(async move {
         let _done: std::sync::mpsc::SyncSender<()> = done;
-        driver.run().await;
+        free(&driver.run().await);
     });
     let running = Running {
-        input,
-        waiting,
-        snapshot,
-        stop: Some(stop),
+        ends,
         stopped: Mutex::new(stopped),
-        addr: opened.addr,
+        addr,
     };
-    Ok((running, events_out))
+    Ok((running, events))
 }
 
 /// Starts a seed. Returns at once; fails only for local reasons. `asks` is called for each
@@ -355,44 +307,11 @@ pub fn start_viewer(
     let key = Key::random()?;
     let opened = open(&key, config.address, config.port)?;
     let mut settings = config.node;
-    settings.port = opened.addr.port();
+    settings.port = opened.1.port();
     let me = key.node_id();
     let node = Node::viewer(settings, me, make_verifier, random()?, now());
     let (sender, media) = async_channel::bounded(MAX_MEDIA);
     let (running, events) = spawn(opened, node, config.hosts, Some(sender), None)?;
     let handle = ViewerHandle { running, media, me };
     Ok((handle, events))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_that_is_behind_loses_items_and_no_setting_and_no_end() {
-        let (input, mut taken) = mpsc::channel(MAX_INPUT);
-        let (_done, stopped) = std::sync::mpsc::sync_channel(0);
-        let running = Running {
-            input,
-            waiting: Arc::default(),
-            snapshot: Arc::default(),
-            stop: None,
-            stopped: Mutex::new(stopped),
-            addr: ([127, 0, 0, 1], 0).into(),
-        };
-        let item = || Input::Item {
-            data: bytes::Bytes::new(),
-            entry: icd_grid::Entry::None,
-            at: now(),
-            state: None,
-        };
-        let fed = (0..2 * MAX_INPUT).filter(|_| running.offer(item())).count();
-        assert_eq!(fed, MAX_INPUT - RESERVED);
-        assert!(running.offer(Input::Upload(None)) && running.offer(Input::End));
-        assert!(!running.offer(item()));
-        let read = std::iter::from_fn(|| taken.try_recv().ok());
-        assert!(matches!(read.last(), Some(Input::End)));
-        drop(taken);
-        assert!(!running.offer(Input::End), "nobody is there any more");
-    }
 }

@@ -1,5 +1,6 @@
 //! Peers that mean harm, over real connections: what they send costs the others nothing.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -12,7 +13,8 @@ use icd_grid::{
 use quinn::{Connection, RecvStream, SendStream};
 
 use crate::dial::dial;
-use crate::handle::{Opened, open};
+use crate::driver::Wires;
+use crate::handle::open;
 use crate::{
     Key, SeedConfig, SeedHandle, ViewerConfig, ViewerHandle, runtime, start_seed, start_viewer,
 };
@@ -65,22 +67,23 @@ fn viewer(key: &Key, seed: &SeedHandle) -> (ViewerHandle, Events) {
 
 /// A peer with an endpoint and a key of its own that keeps no rule.
 struct Mallory {
-    opened: Opened,
+    wires: Wires,
+    addr: SocketAddr,
     key: Key,
 }
 
 impl Mallory {
     fn new() -> Self {
         let key = Key::random().unwrap();
-        let opened = open(&key, Some([127, 0, 0, 1].into()), 0).unwrap();
-        Self { opened, key }
+        let (wires, addr) = open(&key, Some([127, 0, 0, 1].into()), 0).unwrap();
+        Self { wires, addr, key }
     }
 
     async fn connect(&self, port: u16, whom: NodeId) -> (Connection, SendStream, RecvStream) {
         let connection = dial(
-            self.opened.endpoint.clone(),
-            self.opened.identity.clone(),
-            self.opened.transport.clone(),
+            self.wires.endpoint.clone(),
+            self.wires.identity.clone(),
+            self.wires.transport.clone(),
             vec![("127.0.0.1".into(), port)],
             Some(whom),
         )
@@ -101,7 +104,7 @@ impl Mallory {
             latency_ms: 0,
             relay: true,
             upload: Bitrate(u64::MAX),
-            port: self.opened.addr.port(),
+            port: self.addr.port(),
             proof: Bytes::new(),
         })
         .encode()

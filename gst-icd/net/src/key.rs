@@ -15,6 +15,12 @@ const LONGEST: u64 = 64 * 1024;
 #[derive(Clone)]
 pub struct Key(SigningKey);
 
+impl From<SigningKey> for Key {
+    fn from(key: SigningKey) -> Self {
+        Self(key)
+    }
+}
+
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Key({})", self.stream_key())

@@ -9,6 +9,7 @@ mod congestion;
 mod connection;
 mod dial;
 mod driver;
+mod embed;
 mod events;
 mod handle;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod runtime;
 mod socket;
 
 pub use driver::Snapshot;
+pub use embed::{Embedded, Watch};
 pub use handle::{
     SeedConfig, SeedHandle, StartError, ViewerConfig, ViewerHandle, start_seed, start_viewer,
 };

@@ -6,14 +6,17 @@ pub mod measure;
 pub mod network;
 pub mod people;
 pub mod pictures;
+mod quic;
 pub mod results;
 pub mod scenario;
 mod seal;
 pub mod settings;
+pub mod stage;
 pub mod traffic;
 pub mod trees;
 mod world;
 
 pub use network::Link;
+pub use stage::{Counts, Newcomer, Scenario, Stage, Viewer};
 pub use traffic::Stream;
-pub use world::{Counts, Newcomer, Scenario, Viewer, World};
+pub use world::World;

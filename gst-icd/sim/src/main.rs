@@ -29,9 +29,9 @@ fn run_of(name: &Path, beside: &[String]) -> Result<Run, String> {
     Ok(Run { settings, file })
 }
 
-fn run(settings: &Settings) -> Results {
+fn run(settings: &Settings) -> std::io::Result<Results> {
     let start = Instant::now();
-    let mut people = People::new(settings);
+    let mut people = People::new(settings)?;
     people.run(|at| {
         if !settings.json && at.as_secs().is_multiple_of(10) {
             let took = start.elapsed().as_secs_f64();
@@ -44,7 +44,7 @@ fn run(settings: &Settings) -> Results {
     {
         eprintln!("icd sim: {}: {error}", folder.display());
     }
-    results
+    Ok(results)
 }
 
 /// One scenario of the project, and the worst that was seen of each of its bounds.
@@ -81,7 +81,8 @@ impl Entry {
             json: true,
             ..self.run.settings.clone()
         };
-        let results = serde_json::to_value(run(&settings)).map_err(|e| e.to_string())?;
+        let results = run(&settings).map_err(|e| e.to_string())?;
+        let results = serde_json::to_value(results).map_err(|e| e.to_string())?;
         let mut worst = self.worst.lock().map_err(|e| e.to_string())?;
         let mut held = self.held.lock().map_err(|e| e.to_string())?;
         for (n, bound) in self.run.file.bounds.iter().enumerate() {
@@ -185,7 +186,10 @@ fn main() -> ExitCode {
         Ok(run) => run,
         Err(why) => return wrong(&why),
     };
-    let results = run(&settings);
+    let results = match run(&settings) {
+        Ok(results) => results,
+        Err(error) => return wrong(&error.to_string()),
+    };
     let value = match serde_json::to_value(&results) {
         Ok(value) => value,
         Err(error) => return wrong(&error.to_string()),

@@ -39,6 +39,11 @@ impl Spread {
         self.most = self.most.max(ms);
     }
 
+    /// Takes some.
+    pub fn extend(&mut self, all: impl IntoIterator<Item = u32>) {
+        all.into_iter().for_each(|ms| self.add(ms));
+    }
+
     /// The value that this share does not exceed, in milliseconds.
     pub fn quantile(&self, share: f64) -> u32 {
         let mut left = (self.count as f64 * share).ceil() as u64;

@@ -129,6 +129,11 @@ impl Line {
         self.up_free
     }
 
+    /// How long what is sent now would wait.
+    pub fn backlog(&self, now: Instant) -> Duration {
+        self.up_free.saturating_duration_since(now)
+    }
+
     /// Counts what leaves in each second, whatever the queue thinks of it.
     fn left(&mut self, bytes: f64, rate: f64) {
         let second = self
@@ -161,11 +166,16 @@ impl Line {
             self.up_free = self.up_free.max(now) + Duration::from_secs_f64(acks / rate.max(1.0));
             self.left(acks, rate);
         }
+        (self.through(bytes, then), acks)
+    }
+
+    /// So many wire bytes that arrive then pass the downlink: when the last is here.
+    pub fn through(&mut self, bytes: f64, then: Instant) -> Instant {
         let Some(rate) = self.down else {
-            return (then, acks);
+            return then;
         };
         self.down_free = self.down_free.max(then) + Duration::from_secs_f64(bytes / rate.max(1.0));
-        (self.down_free, acks)
+        self.down_free
     }
 }
 

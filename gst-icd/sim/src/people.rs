@@ -5,8 +5,10 @@ use std::time::Duration;
 use icd_grid::{Bitrate, Policy};
 
 use crate::network::{Link, Nat, overhead};
+use crate::quic::Quic;
 use crate::settings::Settings;
-use crate::world::{Counts, Newcomer, Scenario, World};
+use crate::stage::{Counts, Newcomer, Scenario, Stage};
+use crate::world::World;
 
 /// A line that carries a copy down carries at least this much of one up.
 const LEAST_LINE: f64 = 0.5;
@@ -30,7 +32,7 @@ struct There {
 #[derive(Debug)]
 pub struct People<'a> {
     settings: &'a Settings,
-    world: World,
+    world: Box<dyn Stage>,
     rng: fastrand::Rng,
     /// What a copy of the stream takes on the wire, in bits per second.
     copy: f64,
@@ -54,7 +56,9 @@ pub struct People<'a> {
 
 impl<'a> People<'a> {
     /// Nobody is there yet.
-    pub fn new(settings: &'a Settings) -> Self {
+    ///
+    /// Fails where real QUIC is asked for and its runtime is not to be had.
+    pub fn new(settings: &'a Settings) -> std::io::Result<Self> {
         let rate = settings.rate as f64;
         let body = (rate / 8.0 * 0.02).max(LEAST_PIECE);
         let copy = rate * overhead(body, body + 110.0);
@@ -90,9 +94,13 @@ impl<'a> People<'a> {
             let mean = settings.mean_upload() * settings.n as f64 * relaying;
             (viewers / mean.max(1e-9)).max(0.0)
         });
-        Self {
+        let world: Box<dyn Stage> = match settings.quic {
+            true => Box::new(Quic::new(scenario)?),
+            false => Box::new(World::new(scenario)),
+        };
+        Ok(Self {
             settings,
-            world: World::new(scenario),
+            world,
             rng: fastrand::Rng::with_seed(settings.seed ^ 0x5eed),
             copy,
             scale,
@@ -104,12 +112,12 @@ impl<'a> People<'a> {
             seed_bytes: Vec::new(),
             before: Counts::default(),
             from,
-        }
+        })
     }
 
     /// The world as it is now.
-    pub fn world(&self) -> &World {
-        &self.world
+    pub fn world(&self) -> &dyn Stage {
+        &*self.world
     }
 
     /// What a copy of the stream takes on the wire, in bits per second.
@@ -288,8 +296,7 @@ impl<'a> People<'a> {
             let second = now.as_secs();
             self.world.run(STEP);
             if self.world.elapsed().as_secs() > second {
-                let sent = self.world.lines().next().map_or(0.0, |line| line.sent);
-                self.seed_bytes.push(sent);
+                self.seed_bytes.push(self.world.seed_sent());
                 each(self.world.elapsed());
             }
         }

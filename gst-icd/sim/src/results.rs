@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::measure::{Measure, Tally};
 use crate::people::People;
 use crate::settings::Settings;
+use crate::stage::{Counts, Viewer};
 use crate::trees::Trees;
-use crate::world::{Counts, Viewer};
 
 /// Quantiles of the lag, in milliseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -163,7 +163,7 @@ impl Results {
                 seed_x: (at(second + 1) - at(second)) / copy,
             })
             .collect();
-        let viewers: Vec<_> = world.viewers().collect();
+        let viewers = world.viewers();
         // Of those that came in the measured time, if any did.
         let late = |host: usize| people.late.binary_search(&host).is_ok();
         let began = viewers.iter().enumerate();
@@ -231,7 +231,7 @@ impl Results {
             recovered_s: recovered.map(|s| s as u64),
             per_second,
             stalled_viewers: tracks.iter().filter(|t| t.stalls > 0).count(),
-            over_capacity: world.lines().map(|line| line.over_capacity).sum(),
+            over_capacity: world.over_capacity(),
             payload_load: settings.n as f64 * settings.rate as f64 / people.capacity().max(1.0),
             wire_overhead: (all + since(|c| c.ack_bytes)) / payload,
             depth: Depth::of(&Trees::of(people)),

@@ -91,6 +91,9 @@ pub struct Settings {
     /// constant, film, peaks or audio
     #[arg(long, default_value = "constant")]
     pub stream: Stream,
+    /// Real QUIC over sockets in memory instead of the model of the network: for some fifty viewers
+    #[arg(long, conflicts_with = "liars")]
+    pub quic: bool,
     /// Real Ed25519 signatures
     #[arg(long)]
     pub real_signatures: bool,

@@ -20,7 +20,7 @@ impl Trees {
     /// As they are now.
     pub fn of(people: &People<'_>) -> Self {
         let world = people.world();
-        let viewers: Vec<_> = world.viewers().collect();
+        let viewers = world.viewers();
         let stripes = viewers.iter().map(|v| v.stats.stripes).max().unwrap_or(0);
         let parent = |stripe: u8| {
             let of = viewers.iter().map(|v| {

@@ -1,4 +1,4 @@
-//! A seed, viewers, and the network between them.
+//! A seed, viewers, and a model of the network between them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -7,92 +7,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use icd_grid::piece::{Hop, PREFIX_BYTES, claimed};
-use icd_grid::trust::{Ed25519Signer, Ed25519Verifier, Sign, Verify};
 use icd_grid::{
-    Action, Bitrate, Entry, Epoch, Event, Input, Media, MediaState, Node, NodeId, PeerId, Policy,
-    SeedSettings, Seq, Stats, StreamKey, Target, ViewerSettings,
+    Action, Bitrate, Entry, Event, Input, MediaState, Node, NodeId, PeerId, Seq, Stats, StreamKey,
+    Target,
 };
 
-use crate::measure::{Measure, Spread};
-use crate::network::{Line, Link, Nat, mishaps, wire};
-use crate::seal::{Seal, VERIFY};
-use crate::traffic::{Stream, Traffic};
-
-/// One run.
-#[derive(Debug, Clone)]
-pub struct Scenario {
-    /// For all chance in the run.
-    pub seed: u64,
-    /// Payload rate.
-    pub rate: Bitrate,
-    /// What the broadcaster sends.
-    pub stream: Stream,
-    /// Play-out delay.
-    pub latency: Duration,
-    /// The seed's uplink; none is unlimited.
-    pub seed_upload: Option<Bitrate>,
-    /// The network.
-    pub link: Link,
-    /// Downlink of each viewer; none is unlimited.
-    pub downlink: Option<Bitrate>,
-    /// Ed25519, and not only its size and time.
-    pub real_signatures: bool,
-    /// What the grid does without.
-    pub policy: Policy,
-    /// What comes before is not measured.
-    pub from: Duration,
-}
-
-impl Default for Scenario {
-    fn default() -> Self {
-        Self {
-            seed: 1,
-            rate: Bitrate(2_500_000),
-            stream: Stream::default(),
-            latency: Duration::from_secs(2),
-            seed_upload: None,
-            link: Link {
-                least: Duration::from_millis(5),
-                most: Duration::from_millis(75),
-                loss: 0.0,
-            },
-            downlink: None,
-            real_signatures: false,
-            policy: Policy::default(),
-            from: Duration::ZERO,
-        }
-    }
-}
-
-/// A viewer that comes.
-#[derive(Debug, Clone, Copy)]
-pub struct Newcomer {
-    /// What its line carries; none is unlimited.
-    pub line: Option<Bitrate>,
-    /// What it is told that it may send.
-    pub upload: Bitrate,
-    /// Whether it relays.
-    pub relay: bool,
-    /// How it is reached.
-    pub nat: Nat,
-}
-
-/// What became of a viewer.
-#[derive(Debug)]
-pub struct Viewer {
-    /// Its figures now.
-    pub stats: Stats,
-    /// Payloads that it played.
-    pub played: u64,
-    /// Marks of discontinuity after the first.
-    pub discontinuities: u64,
-    /// From its start to the first frame, when it is complete.
-    pub start: Option<Duration>,
-    /// When it came, since the start of the run.
-    pub born: Duration,
-    /// Killed or frozen.
-    pub down: bool,
-}
+use crate::measure::Measure;
+use crate::network::{Line, Nat, mishaps, wire};
+use crate::seal::VERIFY;
+use crate::stage::{Counts, Newcomer, Player, Scenario, Stage, Viewer};
+use crate::traffic::Traffic;
 
 #[derive(Debug, Clone, Copy)]
 struct Far {
@@ -115,13 +39,9 @@ struct Host {
     liar: bool,
     links: BTreeMap<PeerId, Far>,
     next_incoming: u64,
-    played: u64,
-    discontinuities: u64,
-    first: Option<Instant>,
-    plays: bool,
+    player: Player,
     held: Vec<Input>,
     wakes: Instant,
-    ended: bool,
 }
 
 #[derive(Debug)]
@@ -134,33 +54,6 @@ enum What {
 /// When, in which order among those of one moment, at which host, where in the list of what
 /// happens then.
 type Due = (Instant, u64, usize, usize);
-
-/// What was counted of all nodes together, since the start.
-#[derive(Debug, Clone, Default)]
-pub struct Counts {
-    /// Wire bytes of pieces, with headers and what was sent again.
-    pub piece_bytes: f64,
-    /// Wire bytes of messages.
-    pub message_bytes: f64,
-    /// Wire bytes of acknowledgements of pieces.
-    pub ack_bytes: f64,
-    /// Of pieces: their payloads.
-    pub payload_bytes: f64,
-    /// Pieces that arrived.
-    pub pieces: u64,
-    /// Viewers that were told that there is no room.
-    pub refused: u64,
-    /// From a death to what its child noticed of it.
-    pub detect: Spread,
-    /// Pieces that came twice.
-    pub duplicates: u64,
-    /// Pieces that came because they were pulled.
-    pub rescued: u64,
-    /// Piece bytes from the seed.
-    pub from_seed: u64,
-    /// Piece bytes from viewers.
-    pub from_peers: u64,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -187,15 +80,6 @@ pub struct World {
     measure: Measure,
 }
 
-fn real(key: StreamKey) -> Option<Box<dyn Verify>> {
-    let verifier = Ed25519Verifier::new(key).ok()?;
-    Some(Box::new(verifier))
-}
-
-fn sealed(key: StreamKey) -> Option<Box<dyn Verify>> {
-    Some(Box::new(Seal(key)))
-}
-
 /// A process that ends at once or is cut off is noticed by its peers' transport after this.
 const IDLE: Duration = Duration::from_secs(10);
 /// A dial that nobody answers.
@@ -209,31 +93,8 @@ impl World {
     pub fn new(scenario: Scenario) -> Self {
         let origin = Instant::now();
         let mut rng = fastrand::Rng::with_seed(scenario.seed);
-        let signing = SigningKey::from_bytes(&[9; 32]);
-        let (signer, key): (Box<dyn Sign>, _) = if scenario.real_signatures {
-            let signer = Ed25519Signer::new(signing);
-            let key = signer.key();
-            (Box::new(signer), key)
-        } else {
-            let key = StreamKey([9; 32]);
-            (Box::new(Seal(key)), key)
-        };
-        let make = if scenario.real_signatures {
-            real
-        } else {
-            sealed
-        };
-        let settings = SeedSettings {
-            buffer: Duration::from_secs(10),
-            buffer_bytes: 256 << 20,
-            upload: scenario.seed_upload,
-            max_viewers: None,
-            epoch: Epoch(1),
-            policy: scenario.policy,
-        };
+        let (node, key) = scenario.seed_node(SigningKey::from_bytes(&[9; 32]), origin);
         let id = NodeId(key.0);
-        let verifier = make(key).expect("a made key is good");
-        let node = Node::seed(settings, signer, verifier, scenario.seed, origin);
         let line = Line::new(scenario.seed_upload, None, &mut rng, origin);
         let mut world = Self {
             rng,
@@ -273,13 +134,9 @@ impl World {
             liar: false,
             links: BTreeMap::new(),
             next_incoming: 0,
-            played: 0,
-            discontinuities: 0,
-            first: None,
-            plays: false,
+            player: Player::default(),
             held: Vec::new(),
             wakes: self.now,
-            ended: false,
         });
         let host = self.hosts.len() - 1;
         self.known.insert(id, host);
@@ -297,48 +154,6 @@ impl World {
         })
     }
 
-    /// A viewer joins.
-    pub fn join_as(&mut self, newcomer: Newcomer) -> usize {
-        let n = self.hosts.len() as u64;
-        let mut id = [0; 32];
-        id[..8].copy_from_slice(&self.rng.u64(..).to_le_bytes());
-        id[8..16].copy_from_slice(&n.to_le_bytes());
-        let settings = ViewerSettings {
-            latency: self.scenario.latency,
-            upload: newcomer.upload,
-            relay: newcomer.relay,
-            // It is the only one that it reaches.
-            seed_only: newcomer.nat == Nat::TcpOnly,
-            max_peers: 100,
-            port: 0,
-            stream: Some(self.key),
-            policy: self.scenario.policy,
-        };
-        let random = self.rng.u64(..);
-        let make = if self.scenario.real_signatures {
-            real
-        } else {
-            sealed
-        };
-        let node = Node::viewer(settings, NodeId(id), make, random, self.now);
-        let down = self.scenario.downlink;
-        let mut line = Line::new(newcomer.line, down, &mut self.rng, self.now);
-        line.nat = newcomer.nat;
-        self.measure.joined(self.now - self.origin);
-        self.add_host(node, NodeId(id), line)
-    }
-
-    /// A viewer vanishes and its machine answers no more.
-    pub fn kill(&mut self, host: usize) {
-        self.hosts[host].alive = false;
-        self.hosts[host].died = Some(self.now);
-        self.measure.gone(host - 1, self.now - self.origin);
-        let links = std::mem::take(&mut self.hosts[host].links);
-        for far in links.into_values() {
-            self.hang_up(far, self.now + IDLE);
-        }
-    }
-
     fn hang_up(&mut self, far: Far, at: Instant) {
         let why = "closed".into();
         let gone = Input::Disconnected {
@@ -348,32 +163,11 @@ impl World {
         self.at(at, far.host, What::Deliver(gone));
     }
 
-    /// A viewer stops, as by SIGSTOP, or goes on.
-    pub fn freeze(&mut self, host: usize, frozen: bool) {
-        self.hosts[host].frozen = frozen;
-        if frozen {
-            self.hosts[host].died = Some(self.now);
-            self.measure.gone(host - 1, self.now - self.origin);
-            return;
-        }
-        self.hosts[host].died = None;
-        for input in std::mem::take(&mut self.hosts[host].held) {
-            self.at(self.now, host, What::Deliver(input));
-        }
-        self.hosts[host].wakes = self.now;
-        self.at(self.now, host, What::Tick);
-    }
-
     /// A viewer is told what it may send from now on.
     pub fn cap(&mut self, host: usize, upload: Bitrate) {
         let input = Input::Upload(Some(upload));
         self.hosts[host].node.handle(input, self.now);
         self.pump(host);
-    }
-
-    /// From now on a viewer changes every piece that it passes on.
-    pub fn lie(&mut self, host: usize) {
-        self.hosts[host].liar = true;
     }
 
     /// The broadcaster's caps or tags change.
@@ -384,17 +178,6 @@ impl World {
             own_timeline: false,
         });
         self.pump(0);
-    }
-
-    /// The process ends; its kernel tells the others.
-    pub fn leave(&mut self, host: usize) {
-        self.hosts[host].alive = false;
-        self.hosts[host].died = Some(self.now);
-        self.measure.gone(host - 1, self.now - self.origin);
-        let links = std::mem::take(&mut self.hosts[host].links);
-        for far in links.into_values() {
-            self.hang_up(far, self.now + far.delay);
-        }
     }
 
     /// The broadcaster ends the stream.
@@ -412,24 +195,6 @@ impl World {
         });
         self.happens[place] = Some(what);
         self.queue.push(Reverse((at, self.order, host, place)));
-    }
-
-    /// Lets virtual time pass.
-    pub fn run(&mut self, time: Duration) {
-        let until = self.now + time;
-        while let Some(Reverse((at, _, host, place))) = self.queue.peek().copied() {
-            if at > until {
-                break;
-            }
-            self.queue.pop();
-            self.free.push(place);
-            self.now = self.now.max(at);
-            if let Some(what) = self.happens[place].take() {
-                self.step(host, what);
-            }
-        }
-        self.now = until;
-        self.measure.judge(self.now - self.origin);
     }
 
     fn step(&mut self, host: usize, what: What) {
@@ -505,31 +270,10 @@ impl World {
             self.act(host, action);
         }
         while let Some(media) = self.hosts[host].node.poll_media(now) {
-            let origin = self.origin;
-            let host_state = &mut self.hosts[host];
-            match media {
-                Media::Payload {
-                    discont,
-                    time,
-                    first_item,
-                    ..
-                } => {
-                    host_state.discontinuities += u64::from(discont && host_state.played > 0);
-                    // Where the next frame begins, the first is complete.
-                    if host_state.played > 0 && first_item.is_some() {
-                        host_state.first.get_or_insert(now);
-                    }
-                    // What is overdue is decoded and shown late; play begins with what is not,
-                    // when that is due.
-                    let due = origin + Duration::from_nanos(time.0) + self.scenario.latency;
-                    if !host_state.plays && due >= now {
-                        host_state.plays = true;
-                        self.measure.playing(host - 1, due - origin);
-                    }
-                    host_state.played += 1;
-                }
-                Media::End => host_state.ended = true,
-                Media::Header { .. } => {}
+            let (latency, origin) = (self.scenario.latency, self.origin);
+            let player = &mut self.hosts[host].player;
+            if let Some(due) = player.take(&media, latency, origin, now) {
+                self.measure.playing(host - 1, due);
             }
         }
         while let Some(action) = self.hosts[host].node.poll(now) {
@@ -565,21 +309,10 @@ impl World {
     }
 
     fn happened(&mut self, host: usize, event: Event) {
-        match event {
-            Event::Fault { id, .. } => self.faults.push((host, id)),
-            Event::Refused(_) => self.counts.refused += 1,
-            Event::Failover {
-                from: Some(from),
-                gap,
-                ..
-            } => {
-                let died = self.known.get(&from).and_then(|h| self.hosts[*h].died);
-                let noticed = self.now - gap;
-                if let Some(took) = died.and_then(|died| noticed.checked_duration_since(died)) {
-                    self.counts.detect.add(took.as_millis() as u32);
-                }
-            }
-            _ => {}
+        let died = |id: &NodeId| self.known.get(id).and_then(|h| self.hosts[*h].died);
+        self.counts.happened(&event, died, self.now);
+        if let Event::Fault { id, .. } = event {
+            self.faults.push((host, id));
         }
     }
 
@@ -716,29 +449,12 @@ impl World {
         self.hosts[0].node.stats(self.now)
     }
 
-    /// Everybody else.
-    pub fn viewers(&self) -> impl Iterator<Item = Viewer> {
-        self.hosts[1..].iter().map(|h| Viewer {
-            stats: h.node.stats(self.now),
-            played: h.played,
-            discontinuities: h.discontinuities,
-            start: h.first.map(|at| at - h.born),
-            born: h.born - self.origin,
-            down: !h.alive || h.frozen,
-        })
-    }
-
     /// Who dropped whom for what it sent: each as in the order of joining, the seed being zero.
     pub fn faults(&self) -> Vec<(usize, Option<usize>)> {
         let faults = self.faults.iter();
         faults
             .map(|(host, id)| (*host, self.known.get(id).copied()))
             .collect()
-    }
-
-    /// The viewer with this key, or the seed, as in the order of joining.
-    pub fn number(&self, id: &NodeId) -> Option<usize> {
-        self.known.get(id).copied()
     }
 
     /// Its key.
@@ -748,33 +464,119 @@ impl World {
 
     /// Viewers that were told of the end.
     pub fn ended(&self) -> usize {
-        self.hosts[1..].iter().filter(|h| h.ended).count()
+        self.hosts[1..].iter().filter(|h| h.player.ended).count()
+    }
+}
+
+impl Stage for World {
+    fn join_as(&mut self, newcomer: Newcomer) -> usize {
+        let n = self.hosts.len() as u64;
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&self.rng.u64(..).to_le_bytes());
+        id[8..16].copy_from_slice(&n.to_le_bytes());
+        let (id, random) = (NodeId(id), self.rng.u64(..));
+        let scenario = &self.scenario;
+        let node = scenario.viewer_node(newcomer, id, self.key, random, self.now);
+        let down = self.scenario.downlink;
+        let mut line = Line::new(newcomer.line, down, &mut self.rng, self.now);
+        line.nat = newcomer.nat;
+        self.measure.joined(self.now - self.origin);
+        self.add_host(node, id, line)
     }
 
-    /// The lines, the seed's first.
-    pub fn lines(&self) -> impl Iterator<Item = &Line> {
-        self.hosts.iter().map(|h| &h.line)
+    fn kill(&mut self, host: usize) {
+        self.hosts[host].alive = false;
+        self.hosts[host].died = Some(self.now);
+        self.measure.gone(host - 1, self.now - self.origin);
+        let links = std::mem::take(&mut self.hosts[host].links);
+        for far in links.into_values() {
+            self.hang_up(far, self.now + IDLE);
+        }
     }
 
-    /// What all did together until now.
-    pub fn counts(&self) -> Counts {
+    fn freeze(&mut self, host: usize, frozen: bool) {
+        self.hosts[host].frozen = frozen;
+        if frozen {
+            self.hosts[host].died = Some(self.now);
+            self.measure.gone(host - 1, self.now - self.origin);
+            return;
+        }
+        self.hosts[host].died = None;
+        for input in std::mem::take(&mut self.hosts[host].held) {
+            self.at(self.now, host, What::Deliver(input));
+        }
+        self.hosts[host].wakes = self.now;
+        self.at(self.now, host, What::Tick);
+    }
+
+    fn lie(&mut self, host: usize) {
+        self.hosts[host].liar = true;
+    }
+
+    fn leave(&mut self, host: usize) {
+        self.hosts[host].alive = false;
+        self.hosts[host].died = Some(self.now);
+        self.measure.gone(host - 1, self.now - self.origin);
+        let links = std::mem::take(&mut self.hosts[host].links);
+        for far in links.into_values() {
+            self.hang_up(far, self.now + far.delay);
+        }
+    }
+
+    fn run(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some(Reverse((at, _, host, place))) = self.queue.peek().copied() {
+            if at > until {
+                break;
+            }
+            self.queue.pop();
+            self.free.push(place);
+            self.now = self.now.max(at);
+            if let Some(what) = self.happens[place].take() {
+                self.step(host, what);
+            }
+        }
+        self.now = until;
+        self.measure.judge(self.now - self.origin);
+    }
+
+    fn viewers(&self) -> Vec<Viewer> {
+        let viewer = |h: &Host| Viewer {
+            stats: h.node.stats(self.now),
+            played: h.player.played,
+            discontinuities: h.player.discontinuities,
+            start: h.player.first.map(|at| at - h.born),
+            born: h.born - self.origin,
+            down: !h.alive || h.frozen,
+        };
+        self.hosts[1..].iter().map(viewer).collect()
+    }
+
+    fn number(&self, id: &NodeId) -> Option<usize> {
+        self.known.get(id).copied()
+    }
+
+    fn seed_sent(&self) -> f64 {
+        self.hosts[0].line.sent
+    }
+
+    fn over_capacity(&self) -> u64 {
+        self.hosts.iter().map(|h| h.line.over_capacity).sum()
+    }
+
+    fn counts(&self) -> Counts {
         let mut counts = self.counts.clone();
         for stats in self.hosts[1..].iter().map(|h| h.node.stats(self.now)) {
-            counts.duplicates += stats.duplicates;
-            counts.rescued += stats.rescued;
-            counts.from_seed += stats.bytes_from_seed;
-            counts.from_peers += stats.bytes_from_peers;
+            counts.add(&stats);
         }
         counts
     }
 
-    /// What became of the pieces.
-    pub fn measure(&self) -> &Measure {
+    fn measure(&self) -> &Measure {
         &self.measure
     }
 
-    /// Virtual time since the start.
-    pub fn elapsed(&self) -> Duration {
+    fn elapsed(&self) -> Duration {
         self.now - self.origin
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use icd_grid::Bitrate;
-use icd_sim::{Link, Scenario, Viewer, World};
+use icd_sim::{Link, Scenario, Stage, Viewer, World};
 
 const RATE: u64 = 4_000_000;
 
@@ -32,7 +32,7 @@ fn seed_x(world: &World, before: u64, over: Duration) -> f64 {
 }
 
 fn report(world: &World) {
-    for (n, v) in world.viewers().enumerate() {
+    for (n, v) in world.viewers().into_iter().enumerate() {
         println!(
             "{n}: down {} played {} lost {} disc {} lag {:?}/{:?} seed {} peers {} sent {} dup {} rescued {} failovers {} slots {}/{} start {:?}",
             v.down,
@@ -57,7 +57,7 @@ fn report(world: &World) {
 /// Viewers that are there and played nothing, lost pieces or stumbled.
 fn losers(world: &World) -> Vec<usize> {
     let loses = |v: &Viewer| v.played == 0 || v.stats.lost > 0 || v.discontinuities > 0;
-    let viewers = world.viewers().enumerate();
+    let viewers = world.viewers().into_iter().enumerate();
     let losers = viewers.filter(|(_, v)| !v.down && loses(v));
     losers.map(|(n, _)| n).collect()
 }
@@ -112,7 +112,11 @@ impl Whom {
         match self {
             Self::These(viewers) => viewers.map(|n| n + 1),
             Self::BusiestAfter(others) => {
-                let viewers = world.viewers().enumerate().filter(|(_, v)| !v.down);
+                let viewers = world
+                    .viewers()
+                    .into_iter()
+                    .enumerate()
+                    .filter(|(_, v)| !v.down);
                 let mut sent: Vec<_> = viewers.map(|(n, v)| (v.stats.bytes_sent, n + 1)).collect();
                 sent.sort_unstable_by(|a, b| b.cmp(a));
                 assert!(sent[others + 1].0 > 0, "they relay");
@@ -210,7 +214,11 @@ fn the_same_seed_gives_the_same_run() {
             world.run(Duration::from_millis(500));
         }
         world.run(Duration::from_secs(5));
-        let bytes: Vec<_> = world.viewers().map(|v| v.stats.bytes_from_peers).collect();
+        let bytes: Vec<_> = world
+            .viewers()
+            .into_iter()
+            .map(|v| v.stats.bytes_from_peers)
+            .collect();
         (world.seed().bytes_sent, bytes)
     };
     assert_eq!(run(), run());
@@ -230,7 +238,13 @@ fn a_viewer_that_changes_pieces_is_dropped_and_nobody_plays_or_passes_on_what_it
     world.run(Duration::from_secs(10));
     let liar = *hosts
         .iter()
-        .max_by_key(|h| world.viewers().nth(**h - 1).map(|v| v.stats.slots_used))
+        .max_by_key(|h| {
+            world
+                .viewers()
+                .into_iter()
+                .nth(**h - 1)
+                .map(|v| v.stats.slots_used)
+        })
         .expect("somebody");
     assert!(world.faults().is_empty());
     world.lie(liar);
@@ -279,7 +293,7 @@ fn what_changes_in_the_first_moments_delays_nobody() {
     report(&world);
     nobody_lost(&world);
     // The second is given the first moments, too: nothing older is due.
-    let starts: Vec<_> = world.viewers().map(|v| v.start).collect();
+    let starts: Vec<_> = world.viewers().into_iter().map(|v| v.start).collect();
     assert!(
         starts.iter().all(|s| *s < Some(Duration::from_millis(700))),
         "{starts:?}"
@@ -299,7 +313,11 @@ fn who_does_not_relay_sends_no_piece() {
     world.run(Duration::from_secs(3));
     world.kill(victim);
     world.run(Duration::from_secs(5));
-    let mute = world.viewers().nth(mute - 1).expect("it joined");
+    let mute = world
+        .viewers()
+        .into_iter()
+        .nth(mute - 1)
+        .expect("it joined");
     assert!(mute.played > 0);
     assert_eq!(mute.stats.bytes_sent, 0);
 }
@@ -317,7 +335,13 @@ fn a_viewer_that_is_told_to_send_less_does_and_nobody_sees_it() {
             })
             .collect();
         world.run(Duration::from_secs(5));
-        let sent = |world: &World| world.viewers().next().map_or(0, |v| v.stats.bytes_sent);
+        let sent = |world: &World| {
+            world
+                .viewers()
+                .into_iter()
+                .next()
+                .map_or(0, |v| v.stats.bytes_sent)
+        };
         world.cap(hosts[0], share(0.25));
         world.run(Duration::from_secs(2));
         let before = sent(&world);
