@@ -42,8 +42,9 @@ pub fn next_soon(group: Duration, age: Duration, latency: Duration) -> bool {
 }
 
 /// Whoever sends the past, the seed sends so much of it, with which there is a picture (notes on
-/// the algorithm, section 2: start-up burst; a key frame of some ten times the mean).
-pub const FIRST: Duration = Duration::from_millis(400);
+/// the algorithm, section 2: start-up burst; a key frame of some ten times the mean), and time until
+/// the viewers send the rest.
+pub const FIRST: Duration = Duration::from_millis(560);
 /// Tables of a transport stream are repeated more often than this; older ones lead nowhere.
 const LEAD: Duration = Duration::from_secs(1);
 /// Join points whose lead is known; the window holds fewer.
@@ -168,7 +169,8 @@ pub struct Room {
     pub viewers: usize,
     /// Copies that it can push.
     pub brings: f64,
-    /// The next join point comes so soon that waiting for it costs less than the past.
+    /// The next join point comes so soon that waiting for it costs less than the past, of which the
+    /// seed can send nothing now.
     pub next_soon: bool,
 }
 
@@ -253,7 +255,7 @@ mod tests {
     fn a_join_point_that_comes_soon_is_waited_for_unless_one_is_due() {
         let ms = Duration::from_millis;
         let soon = |group, age| next_soon(ms(group), ms(age), ms(2000));
-        assert!(soon(2000, 1500) && soon(2000, 1990));
+        assert!(soon(2000, 1600) && soon(2000, 1990));
         assert!(!soon(2000, 1300), "it is young enough");
         assert!(!soon(8000, 1500) && !soon(2000, 2100), "it is not soon");
         let room = |free| Room {

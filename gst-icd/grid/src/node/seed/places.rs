@@ -90,7 +90,9 @@ impl Seed {
             affords: affords(&mut self.purse, age),
             viewers: self.seat.len(),
             brings: self.gives(&hello) / copy,
-            next_soon: next_soon(window.longest_group(), age, latency),
+            next_soon: !free_of_charge
+                && !self.first.affords(FIRST, now)
+                && next_soon(window.longest_group(), age, latency),
         };
         let opening = match hello.seed_only() && !free_of_charge {
             true => self.alone(free, slots),
