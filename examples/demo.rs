@@ -5,15 +5,14 @@
 //! (`--viewer`) for each viewer, so that a kill is a kill.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
-use gst_icd_suite::account::{Verdict, account, fingerprint};
+use gst_icd_suite::account::Verdict;
+use gst_icd_suite::crowd::{self, Sent, Totals, VIEWER, Viewer};
 
 const HELP: &str =
     "usage: ./icd demo [--headless] [--seconds N] [--viewers N] [--kill-every N] [FILE|URI]
@@ -93,8 +92,8 @@ fn options() -> Result<Options, String> {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("--viewer") {
-        return viewer();
+    if std::env::args().nth(1).as_deref() == Some(VIEWER) {
+        return crowd::viewer();
     }
     let options = match options() {
         Ok(options) => options,
@@ -113,283 +112,6 @@ fn main() -> ExitCode {
             eprintln!("demo: {why}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Calls `each` with the fingerprint and the size of every buffer that passes a pad.
-fn watch(pad: &gst::Pad, each: impl Fn(u64, usize) + Send + Sync + 'static) {
-    let print = move |buffer: &gst::BufferRef| {
-        if let Ok(map) = buffer.map_readable() {
-            each(fingerprint(&map), map.len());
-        }
-    };
-    let kind = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
-    pad.add_probe(kind, move |_, info| {
-        match &info.data {
-            Some(gst::PadProbeData::Buffer(buffer)) => print(buffer),
-            Some(gst::PadProbeData::BufferList(list)) => list.iter().for_each(&print),
-            _ => {}
-        }
-        gst::PadProbeReturn::Ok
-    });
-}
-
-/// A viewer's pipeline, and its icdsrc.
-fn viewing(uri: &str, window: bool) -> Option<(gst::Pipeline, gst::Element)> {
-    if !window {
-        let pipeline = gst::parse::launch(&format!(
-            "icdsrc name=src max-upload-bitrate={UPLOAD} uri={uri} ! fakesink sync=true"
-        ));
-        let pipeline = pipeline.ok()?.downcast::<gst::Pipeline>().ok()?;
-        let src = pipeline.by_name("src")?;
-        return Some((pipeline, src));
-    }
-    // It copes with films without sound.
-    let player = gst::ElementFactory::make("playbin3")
-        .property("uri", format!("{uri}?max-upload-bitrate={UPLOAD}"))
-        .build();
-    let player = player.ok()?.downcast::<gst::Pipeline>().ok()?;
-    let (to, sources) = mpsc::sync_channel(1);
-    player.connect("source-setup", false, move |values| {
-        let _ = to.try_send(values[1].get::<gst::Element>().ok()?);
-        None
-    });
-    player.set_state(gst::State::Paused).ok()?;
-    let src = sources.recv_timeout(Duration::from_secs(10)).ok()?;
-    Some((player, src))
-}
-
-/// A viewer process: prints `b FINGERPRINT` for each buffer and `s …` for its figures.
-fn viewer() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(2).collect();
-    let [uri, window] = &args[..] else {
-        return ExitCode::from(2);
-    };
-    if gst::init().is_err() {
-        return ExitCode::FAILURE;
-    }
-    let Some((pipeline, src)) = viewing(uri, window == "window") else {
-        return ExitCode::FAILURE;
-    };
-    if let Some(pad) = src.static_pad("src") {
-        watch(&pad, |print, _| {
-            // Nobody listens: the demo was killed.
-            if writeln!(std::io::stdout(), "b {print:x}").is_err() {
-                std::process::exit(1);
-            }
-        });
-    }
-    if pipeline.set_state(gst::State::Playing).is_err() {
-        return ExitCode::FAILURE;
-    }
-    let Some(bus) = pipeline.bus() else {
-        return ExitCode::FAILURE;
-    };
-    loop {
-        let message = bus.timed_pop(gst::ClockTime::from_seconds(1));
-        match message.as_ref().map(|m| m.view()) {
-            Some(gst::MessageView::Error(e)) => {
-                let _ = writeln!(std::io::stdout(), "e {}", e.error());
-                break;
-            }
-            Some(gst::MessageView::Eos(_)) => break,
-            Some(gst::MessageView::Latency(_)) => {
-                let _ = pipeline.recalculate_latency();
-            }
-            _ => {}
-        }
-        let stats = src.property::<gst::Structure>("stats");
-        let figure = |name: &str| stats.get::<u64>(name).unwrap_or_default();
-        let parents: Vec<String> = stats
-            .get::<gst::Array>("peers")
-            .map(|peers| {
-                let peers = peers.iter().filter_map(|p| p.get::<gst::Structure>().ok());
-                peers.filter_map(parent).collect()
-            })
-            .unwrap_or_default();
-        let _ = writeln!(
-            std::io::stdout(),
-            "s {} {} {} {} {} {} {} {}",
-            figure("bytes-from-seed"),
-            figure("bytes-from-peers"),
-            figure("lag-p50-ms"),
-            figure("lag-p99-ms"),
-            figure("pieces-lost"),
-            figure("bytes-sent"),
-            short(&stats).unwrap_or_default(),
-            parents.join(",")
-        );
-    }
-    let _ = pipeline.set_state(gst::State::Null);
-    ExitCode::SUCCESS
-}
-
-/// The beginning of a viewer's name.
-fn short(stats: &gst::StructureRef) -> Option<String> {
-    let id = stats.get::<Option<String>>("id").ok()??;
-    Some(id.chars().take(8).collect())
-}
-
-/// `name:stripes` of a peer that pushes something.
-fn parent(peer: gst::Structure) -> Option<String> {
-    let stripes = peer.get::<gst::Array>("stripes-from").ok()?.len();
-    let name: String = match peer.get::<bool>("seed") {
-        Ok(true) => "seed".into(),
-        _ => short(&peer)?,
-    };
-    (stripes > 0).then(|| format!("{name}:{stripes}"))
-}
-
-#[derive(Debug, Default, Clone)]
-struct Figures {
-    from_seed: u64,
-    from_peers: u64,
-    lag_p50: u64,
-    lag_p99: u64,
-    lost: u64,
-    sent: u64,
-    /// The name by which others know it.
-    id: String,
-    parents: String,
-}
-
-#[derive(Debug, Default)]
-struct Log {
-    buffers: Vec<u64>,
-    figures: Figures,
-    error: Option<String>,
-}
-
-struct Viewer {
-    name: usize,
-    window: bool,
-    born: Instant,
-    child: Child,
-    log: Arc<Mutex<Log>>,
-}
-
-impl Viewer {
-    fn start(name: usize, uri: &str, window: bool) -> Result<Self, String> {
-        let me = std::env::current_exe().map_err(|e| e.to_string())?;
-        let mut child = Command::new(me)
-            .args(["--viewer", uri, if window { "window" } else { "headless" }])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            // Ctrl-C is for the demo, which ends them.
-            .process_group(0)
-            .spawn()
-            .map_err(|e| format!("cannot start a viewer: {e}"))?;
-        let out = child.stdout.take().ok_or("no output of a viewer")?;
-        let log = Arc::new(Mutex::new(Log::default()));
-        let to = log.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                let Ok(mut log) = to.lock() else { return };
-                match line.split_once(' ') {
-                    Some(("b", print)) => {
-                        log.buffers.extend(u64::from_str_radix(print, 16).ok());
-                    }
-                    Some(("s", rest)) => {
-                        let mut parts = rest.split(' ');
-                        let mut number = || parts.next().and_then(|p| p.parse().ok()).unwrap_or(0);
-                        let (from_seed, from_peers) = (number(), number());
-                        let (lag_p50, lag_p99) = (number(), number());
-                        let (lost, sent) = (number(), number());
-                        let mut word = || parts.next().unwrap_or_default().to_string();
-                        let (id, parents) = (word(), word());
-                        log.figures = Figures {
-                            from_seed,
-                            from_peers,
-                            lag_p50,
-                            lag_p99,
-                            lost,
-                            sent,
-                            id,
-                            parents,
-                        };
-                    }
-                    Some(("e", error)) => log.error = Some(error.into()),
-                    _ => {}
-                }
-            }
-        });
-        Ok(Self {
-            name,
-            window,
-            born: Instant::now(),
-            child,
-            log,
-        })
-    }
-
-    fn log<T>(&self, read: impl FnOnce(&Log) -> T) -> T {
-        read(
-            &self
-                .log
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-        )
-    }
-}
-
-impl Drop for Viewer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// What was sent, and when.
-type Sent = Arc<Mutex<Vec<(u64, Instant)>>>;
-
-/// What was sent this long before a viewer's end should have reached it.
-const DUE: Duration = Duration::from_secs(3);
-/// A viewer that lived this long should have begun.
-const BEGUN: Duration = Duration::from_secs(8);
-
-/// What the viewers make together.
-#[derive(Debug, Default)]
-struct Totals {
-    from_seed: u64,
-    from_peers: u64,
-    lost: usize,
-    /// Viewers that got nothing, or what was not sent, or failed.
-    bad: usize,
-}
-
-impl Totals {
-    /// Closes the account of a viewer whose life ends now.
-    fn close(&mut self, viewer: &Viewer, sent: &Sent) {
-        let sent = sent.lock().map(|s| s.clone()).unwrap_or_default();
-        let now = Instant::now();
-        let due = sent.partition_point(|(_, at)| *at + DUE <= now);
-        let prints: Vec<u64> = sent.iter().map(|(print, _)| *print).collect();
-        viewer.log(|log| {
-            let account = account(&prints, &log.buffers, due);
-            let old = viewer.born.elapsed() > BEGUN;
-            let bad = (account.first.is_none() && old) || account.foreign > 0;
-            if bad && account.first.is_none() && log.buffers.is_empty() {
-                say!("viewer {} received nothing", viewer.name);
-            }
-            // The start is looked for among what was sent; too little of it tells nothing.
-            let young = account.first.is_none() && !old;
-            let (lost, foreign) = match young {
-                true => (0, 0),
-                false => (account.lost, account.foreign),
-            };
-            if lost > 0 || foreign > 0 || log.error.is_some() {
-                say!(
-                    "viewer {}: {lost} lost and {foreign} not as sent, of {}; {}",
-                    viewer.name,
-                    log.buffers.len(),
-                    log.error.as_deref().unwrap_or("no error")
-                );
-            }
-            self.lost += lost;
-            self.bad += usize::from((bad && !young) || log.error.is_some());
-            self.from_seed += log.figures.from_seed;
-            self.from_peers += log.figures.from_peers;
-        });
     }
 }
 
@@ -523,20 +245,11 @@ fn run(options: &Options) -> Result<bool, String> {
         say!("no display: no window is opened");
     }
     let seed = Stopped(broadcaster(options.film.as_deref())?);
-    let sent = Sent::default();
-    let to = sent.clone();
     let pad = seed
         .by_name("in")
         .and_then(|e| e.static_pad("src"))
         .ok_or("no pad")?;
-    let bytes = Arc::new(AtomicU64::new(0));
-    let count = bytes.clone();
-    watch(&pad, move |print, size| {
-        count.fetch_add(size as u64, Ordering::Relaxed);
-        if let Ok(mut sent) = to.lock() {
-            sent.push((print, Instant::now()));
-        }
-    });
+    let sent = Sent::at(&pad);
     seed.set_state(gst::State::Playing)
         .map_err(|_| failure(&seed))?;
     let sink = seed.by_name("seed").ok_or("no seed")?;
@@ -560,6 +273,7 @@ fn run(options: &Options) -> Result<bool, String> {
             viewers.push(Viewer::start(
                 names,
                 &uri,
+                &format!("max-upload-bitrate={UPLOAD}"),
                 names == 0 && display && !options.headless,
             )?);
             names += 1;
@@ -573,7 +287,7 @@ fn run(options: &Options) -> Result<bool, String> {
             next_kill += Duration::from_secs(options.kill_every);
             if let Some(victim) = victim(&viewers) {
                 let victim = viewers.remove(victim);
-                totals.close(&victim, &sent);
+                close(&mut totals, &victim, &sent);
                 killed += 1;
                 let sent = victim.log(|log| log.figures.sent) / 1000;
                 say!("viewer {} killed, which had sent {sent} kB", victim.name);
@@ -598,13 +312,13 @@ fn run(options: &Options) -> Result<bool, String> {
     let figure = |name: &str| stats.get::<u64>(name).unwrap_or_default();
     let mut lags = Vec::new();
     for viewer in &viewers {
-        totals.close(viewer, &sent);
+        close(&mut totals, viewer, &sent);
         lags.push(viewer.log(|log| (log.figures.lag_p50, log.figures.lag_p99)));
     }
     let verdict = Verdict {
         frames_lost: totals.lost,
         failed: totals.bad,
-        copies: figure("udp-bytes-sent") as f64 / bytes.load(Ordering::Relaxed).max(1) as f64,
+        copies: figure("udp-bytes-sent") as f64 / sent.bytes().max(1) as f64,
         offload: totals.from_peers as f64 / (totals.from_seed + totals.from_peers).max(1) as f64,
     };
     lags.sort_unstable();
@@ -629,6 +343,14 @@ fn run(options: &Options) -> Result<bool, String> {
         verdict.offload * 100.0
     );
     Ok(verdict.is_good() || !options.headless)
+}
+
+/// Closes the account of a viewer, and says what was wrong with it.
+fn close(totals: &mut Totals, viewer: &Viewer, sent: &Sent) {
+    totals.close(viewer, sent);
+    for complaint in totals.complaints.drain(..) {
+        say!("{complaint}");
+    }
 }
 
 /// Who feeds whom by how many stripes (`3:2`: viewer 3 by two), lag (half of the pieces, and all but
