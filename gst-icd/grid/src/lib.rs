@@ -10,6 +10,7 @@
 
 pub mod bucket;
 pub mod candidates;
+pub mod capacity;
 pub mod children;
 pub mod clock;
 pub mod cutter;

@@ -13,7 +13,7 @@ use crate::window::Window;
 /// Nothing is handed on before this much of what is still to be shown is here in one piece, or all
 /// that there was at the start, unless what follows is not due before half of the play-out delay: a
 /// late start, never a stutter. Half of the play-out delay, if that is less.
-const FIRST: Duration = Duration::from_millis(300);
+const FIRST: Duration = Duration::from_millis(500);
 
 /// What the play-out says about the next piece.
 #[derive(Debug)]

@@ -10,6 +10,8 @@ pub struct Policy {
     pub insertion: bool,
     /// Pushes that waited for too long are dropped.
     pub expiry: bool,
+    /// Roots that the seed feeds of each stripe.
+    pub roots: u8,
     /// Stripes; none: by the stream's rate.
     pub stripes: Option<u8>,
     /// How much of the stream a piece holds; none: by the stream's rate.
@@ -21,6 +23,7 @@ impl Default for Policy {
         Self {
             insertion: true,
             expiry: true,
+            roots: 1,
             stripes: None,
             piece: None,
         }

@@ -81,7 +81,10 @@ pub enum Place {
 #[derive(Debug)]
 pub struct Seat {
     members: BTreeMap<PeerId, Member>,
+    stripes: u8,
+    /// The places of all stripes, then the second places of all, and so on: who has them ...
     roots: Vec<Option<PeerId>>,
+    /// ... and who is asked to take them.
     invited: Vec<Option<(PeerId, Instant)>>,
     /// Who let an invitation lapse, and until when it gets none.
     missed: BTreeMap<PeerId, Instant>,
@@ -96,6 +99,7 @@ impl Seat {
     pub fn new(max_viewers: Option<usize>, now: Instant) -> Self {
         Self {
             members: BTreeMap::new(),
+            stripes: 0,
             roots: Vec::new(),
             invited: Vec::new(),
             missed: BTreeMap::new(),
@@ -105,10 +109,29 @@ impl Seat {
         }
     }
 
-    /// The stream has this many stripes.
-    pub fn reset(&mut self, stripes: u8) {
-        self.roots = vec![None; usize::from(stripes)];
-        self.invited = vec![None; usize::from(stripes)];
+    /// The stream has this many stripes, with so many roots each.
+    pub fn reset(&mut self, stripes: u8, roots: u8) {
+        let places = usize::from(stripes) * usize::from(roots.max(1));
+        self.stripes = stripes;
+        self.roots = vec![None; places];
+        self.invited = vec![None; places];
+    }
+
+    fn stripe_of(&self, place: usize) -> StripeId {
+        StripeId((place % usize::from(self.stripes.max(1))) as u8)
+    }
+
+    /// The places of a stripe.
+    fn places_of(&self, stripe: StripeId) -> impl Iterator<Item = usize> + use<> {
+        (stripe.index()..self.roots.len()).step_by(usize::from(self.stripes.max(1)))
+    }
+
+    /// Whether a viewer has a place of a stripe, or is to take one.
+    fn is_root(&self, peer: PeerId, stripe: StripeId) -> bool {
+        self.places_of(stripe).any(|place| {
+            let invited = self.invited[place].map(|(invited, _)| invited);
+            self.roots[place] == Some(peer) || invited == Some(peer)
+        })
     }
 
     /// Whether another viewer may come.
@@ -211,18 +234,18 @@ impl Seat {
 
     /// A viewer gave a stripe back.
     pub fn left(&mut self, peer: PeerId, stripe: StripeId) {
-        if let Some(root) = self.roots.get_mut(stripe.index()) {
-            root.take_if(|r| *r == peer);
+        for place in self.places_of(stripe) {
+            self.roots[place].take_if(|r| *r == peer);
         }
     }
 
     /// Whether a subscription without lease follows an invitation; then the place is its own.
     /// The former root, if there is one, goes to the new one.
     pub fn take_place(&mut self, peer: PeerId, stripe: StripeId) -> Option<Option<PeerId>> {
-        let k = stripe.index();
-        let invited = self.invited.get_mut(k)?;
-        invited.take_if(|(p, _)| *p == peer)?;
-        Some(self.roots[k].replace(peer).filter(|old| *old != peer))
+        let asked = |place: &usize| self.invited[*place].is_some_and(|(p, _)| p == peer);
+        let place = self.places_of(stripe).find(asked)?;
+        self.invited[place] = None;
+        Some(self.roots[place].replace(peer).filter(|old| *old != peer))
     }
 
     /// Viewers for one that looks for parents: those with most to spare, in some random order.
@@ -252,7 +275,7 @@ impl Seat {
             .members
             .iter()
             .filter(|(peer, m)| **peer != asker && m.hello.relay && m.reported.is_some_and(fresh));
-        let stripes = self.roots.len().max(1) as f64;
+        let stripes = f64::from(self.stripes.max(1));
         let (spare, reserve) = others.fold((0.0, 0.0), |(spare, reserve), (_, m)| {
             let report = &m.report;
             // What it has no parent for it gives to nobody.
@@ -286,8 +309,8 @@ impl Seat {
         self.roots.iter().flatten().filter(|r| **r == peer).count() + invited.count()
     }
 
-    /// Sees to it that every stripe has one root among the viewers that can pass it on, and
-    /// that it lives.
+    /// Sees to it that every stripe has its roots among the viewers that can pass it on, and
+    /// that they live.
     pub fn tend(
         &mut self,
         children: &Children,
@@ -311,7 +334,7 @@ impl Seat {
                 }
                 // It may come back: it keeps its subscription, but as a lease.
                 self.roots[k] = None;
-                steps.push(Place::Lease(root, StripeId(k as u8)));
+                steps.push(Place::Lease(root, self.stripe_of(k)));
             }
             if self.invited[k].is_none() {
                 steps.extend(self.fill(k, children, &pulse, now));
@@ -347,7 +370,7 @@ impl Seat {
 
     fn invite(&mut self, k: usize, peer: PeerId, rtt: Duration, now: Instant) -> Place {
         self.invited[k] = Some((peer, now + rtt * 2 + INVITED));
-        Place::Invite(peer, StripeId(k as u8))
+        Place::Invite(peer, self.stripe_of(k))
     }
 
     fn fill(
@@ -357,16 +380,17 @@ impl Seat {
         pulse: &impl Fn(PeerId) -> Pulse,
         now: Instant,
     ) -> Option<Place> {
-        let stripe = StripeId(k as u8);
+        let stripe = self.stripe_of(k);
         let lent = children
             .of(stripe)
-            .filter(|p| self.able(*p, pulse))
+            .filter(|p| self.able(*p, pulse) && !self.is_root(*p, stripe))
             .min_by_key(|p| self.rank(*p, pulse));
         let other = self
             .members
             .keys()
             .copied()
             .filter(|p| self.able(*p, pulse) && self.members[p].started)
+            .filter(|p| !self.is_root(*p, stripe))
             .min_by_key(|p| self.rank(*p, pulse));
         // A lease holder needs no message back and forth, unless it carries much already.
         match (lent, other) {
@@ -398,6 +422,9 @@ impl Seat {
             .max_by_key(|k| self.roots[*k].map_or(0, |root| self.burden(root, 0)))?;
         // The place is worth a move only if it is carried more easily there.
         let most = self.burden(self.roots[k]?, 0);
+        if self.is_root(least, self.stripe_of(k)) {
+            return None;
+        }
         (most * 10 > self.burden(least, 1) * 11)
             .then(|| self.invite(k, least, pulse(least).rtt, now))
     }
@@ -440,7 +467,7 @@ mod tests {
     fn scene(slots: &[u16]) -> (Seat, Children, Instant) {
         let now = Instant::now();
         let mut seat = Seat::new(None, now);
-        seat.reset(4);
+        seat.reset(4, 1);
         let mut children = Children::default();
         children.reset(4);
         for (n, slots) in slots.iter().enumerate() {
@@ -601,5 +628,31 @@ mod tests {
         assert_eq!(seat.has_room(), Err(Refusal::Full { retry_s: 10 }));
         seat.forget(PeerId(0));
         assert_eq!(seat.has_room(), Ok(()));
+    }
+
+    #[test]
+    fn a_stripe_has_as_many_roots_as_it_shall_each_another() {
+        let (mut seat, children, now) = scene(&[8, 8, 8]);
+        seat.reset(4, 2);
+        let steps = seat.tend(&children, |_| Pulse::default(), now);
+        for k in 0..4 {
+            let of = |step: &Place| match step {
+                Place::Root(peer, stripe) if stripe.0 == k => Some(*peer),
+                _ => None,
+            };
+            let roots: std::collections::BTreeSet<_> = steps.iter().filter_map(of).collect();
+            assert_eq!(roots.len(), 2, "{steps:?}");
+        }
+        assert_eq!(steps.len(), 8);
+        // One gives its place back; the third takes it, and the other stays.
+        let Place::Root(leaver, stripe) = steps[0] else {
+            panic!("{steps:?}");
+        };
+        seat.left(leaver, stripe);
+        let next = seat.tend(&children, |_| Pulse::default(), now);
+        assert!(
+            matches!(next[..], [Place::Root(_, s)] if s == stripe),
+            "{next:?}"
+        );
     }
 }

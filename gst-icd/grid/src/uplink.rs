@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use crate::capacity::Capacity;
 use crate::ids::{Bitrate, PeerId, Seq, StripeId};
 use crate::piece::Why;
 
@@ -43,6 +44,11 @@ const DEBT: Duration = Duration::from_millis(100);
 /// How far the pacer may run ahead of its rate.
 const BURST: Duration = Duration::from_millis(10);
 const MIN_BURST_BYTES: f64 = 4096.0;
+
+/// What a piece of so many bytes takes, with its packets.
+fn on_wire(bytes: usize) -> f64 {
+    bytes as f64 * OVERHEAD_SHARE + OVERHEAD_BYTES
+}
 
 /// What to send now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +127,8 @@ impl Lane {
 #[derive(Debug)]
 pub struct Uplink {
     rate: Option<Bitrate>,
+    /// Where the rate is found out.
+    capacity: Option<Capacity>,
     tokens: f64,
     filled: Instant,
     lanes: BTreeMap<PeerId, Lane>,
@@ -144,6 +152,7 @@ impl Uplink {
     pub fn new(rate: Option<Bitrate>, now: Instant) -> Self {
         Self {
             rate,
+            capacity: None,
             tokens: 0.0,
             filled: now,
             lanes: BTreeMap::new(),
@@ -159,9 +168,41 @@ impl Uplink {
         }
     }
 
+    /// A queue that finds out what it can send, and sends at most `cap`.
+    pub fn measured(cap: Bitrate, now: Instant) -> Self {
+        Self {
+            capacity: Some(Capacity::new(cap, now)),
+            ..Self::new(Some(Bitrate(0)), now)
+        }
+    }
+
+    /// Looks anew at what it can send, where that is found out: no less than `least` bytes per second;
+    /// more if all slots are taken, and as long as nothing waits on the way.
+    pub fn measure(&mut self, least: f64, wanted: bool, now: Instant) {
+        if let Some(capacity) = &mut self.capacity {
+            capacity.set_least(least);
+            capacity.look(wanted, self.overhead, now);
+            self.rate = Some(capacity.rate());
+        }
+    }
+
+    /// A first guess at what it carries, where that is found out, in bytes per second.
+    pub fn found(&mut self, bytes_per_second: f64) {
+        if let Some(capacity) = &mut self.capacity {
+            capacity.found(bytes_per_second);
+            self.rate = Some(capacity.rate());
+        }
+    }
+
     /// Changes the cap.
     pub fn set_rate(&mut self, rate: Option<Bitrate>) {
-        self.rate = rate;
+        match &mut self.capacity {
+            Some(capacity) => {
+                capacity.set_cap(rate.unwrap_or(Bitrate(u64::MAX)));
+                self.rate = Some(capacity.rate());
+            }
+            None => self.rate = rate,
+        }
     }
 
     /// The cap.
@@ -320,7 +361,7 @@ impl Uplink {
         lane.flight_bytes += queued.bytes;
         self.line_up(peer);
         if self.rate.is_some() {
-            self.tokens -= queued.bytes as f64 * OVERHEAD_SHARE + OVERHEAD_BYTES;
+            self.tokens -= on_wire(queued.bytes);
         }
         Some(Transmit {
             peer,
@@ -355,7 +396,11 @@ impl Uplink {
             if delivered {
                 lane.progress = Some(now);
                 let delay = now.saturating_duration_since(at);
-                lane.least_delay = Some(lane.least_delay.map_or(delay, |d| d.min(delay)));
+                let least = lane.least_delay.map_or(delay, |d| d.min(delay));
+                lane.least_delay = Some(least);
+                if let Some(capacity) = &mut self.capacity {
+                    capacity.delivered(peer, on_wire(bytes) as usize, delay - least, now);
+                }
             }
             self.line_up(peer);
         }

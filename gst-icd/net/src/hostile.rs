@@ -55,6 +55,7 @@ fn viewer(key: &Key, seed: &SeedHandle) -> (ViewerHandle, Events) {
             latency: Duration::from_secs(1),
             upload: Bitrate(20_000_000),
             relay: true,
+            measure: false,
             seed_only: false,
             max_peers: 24,
             port: 0,

@@ -42,6 +42,7 @@ fn viewer(key: &Key, port: u16) -> ViewerHandle {
             latency: Duration::from_secs(1),
             upload: Bitrate(20_000_000),
             relay: true,
+            measure: false,
             seed_only: false,
             max_peers: 24,
             port: 0,

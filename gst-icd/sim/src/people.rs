@@ -6,7 +6,7 @@ use icd_grid::{Bitrate, Policy};
 
 use crate::network::{Link, Nat, overhead};
 use crate::quic::Quic;
-use crate::settings::Settings;
+use crate::settings::{Settings, Uplinks};
 use crate::stage::{Counts, Newcomer, Scenario, Stage};
 use crate::world::World;
 
@@ -82,6 +82,7 @@ impl<'a> People<'a> {
             policy: Policy {
                 insertion: !settings.no_insertion,
                 expiry: !settings.no_expiry,
+                roots: settings.root_slots,
                 stripes: (settings.k > 0).then_some(settings.k),
                 piece: (settings.piece_ms > 0).then_some(Duration::from_millis(settings.piece_ms)),
             },
@@ -182,9 +183,11 @@ impl<'a> People<'a> {
         let upload = Bitrate((copies * self.copy) as u64);
         // Acknowledgements and messages of those without an uplink go out all the same.
         let line = Bitrate(upload.0.max((self.copy * LEAST_LINE) as u64));
+        let measure = self.settings.uplink == Uplinks::Measured;
         let host = self.world.join_as(Newcomer {
             line: Some(line),
-            upload,
+            upload: if measure { Bitrate(u64::MAX) } else { upload },
+            measure,
             relay: copies > 0.0 && !rides && nat != Nat::TcpOnly,
             nat,
         });

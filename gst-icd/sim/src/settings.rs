@@ -34,6 +34,9 @@ pub struct Settings {
     /// Uplinks in copies of the stream, and the share of viewers that have them
     #[arg(long, default_value = "0:0.30,0.5:0.20,1:0.30,3:0.15,10:0.05")]
     pub mix: Mix,
+    /// Whether viewers are told what their lines carry, or find out: known, measured
+    #[arg(long, value_enum, default_value_t = Uplinks::Known)]
+    pub uplink: Uplinks,
     /// The seed's uplink, in copies of the stream
     #[arg(long, default_value_t = 10.0)]
     pub seed_upload: f64,
@@ -103,6 +106,9 @@ pub struct Settings {
     /// Pushes that waited for too long are sent all the same
     #[arg(long)]
     pub no_expiry: bool,
+    /// Viewers that the seed feeds each stripe
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub root_slots: u8,
     /// Stripes (0 = by the stream's rate)
     #[arg(long, default_value_t = 0)]
     pub k: u8,
@@ -125,6 +131,15 @@ pub struct Settings {
     /// Only JSON on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// What viewers know of their lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Uplinks {
+    /// All.
+    Known,
+    /// Nothing: they find out.
+    Measured,
 }
 
 /// Values and the share of each.

@@ -68,6 +68,8 @@ pub struct Newcomer {
     pub line: Option<Bitrate>,
     /// What it is told that it may send.
     pub upload: Bitrate,
+    /// It is not told what its line carries.
+    pub measure: bool,
     /// Whether it relays.
     pub relay: bool,
     /// How it is reached.
@@ -252,6 +254,7 @@ impl Scenario {
         let settings = ViewerSettings {
             latency: self.latency,
             upload: newcomer.upload,
+            measure: newcomer.measure,
             relay: newcomer.relay,
             // It is the only one that it reaches.
             seed_only: newcomer.nat == Nat::TcpOnly,

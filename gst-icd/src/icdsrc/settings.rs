@@ -137,6 +137,7 @@ impl Settings {
                 latency: self.latency,
                 upload: self.upload(),
                 relay: self.relay,
+                measure: false,
                 seed_only: false,
                 max_peers: self.max_peers as usize,
                 port: 0,

@@ -44,6 +44,8 @@ pub struct ViewerSettings {
     pub latency: Duration,
     /// Upload, at most.
     pub upload: Bitrate,
+    /// What the line carries below that is found out.
+    pub measure: bool,
     /// Whether to relay at all.
     pub relay: bool,
     /// No other viewer is reached, or shall be.

@@ -48,6 +48,10 @@ const GIVE_UP: Duration = Duration::from_secs(2);
 const BEHIND: Duration = Duration::from_secs(3600);
 /// Clocks of two machines drift apart by at most so much (quartz: 50 ppm each).
 const DRIFT_US_PER_S: f64 = 100.0;
+/// An uplink that is not known yet is taken to carry so many stripes (design: distribution, 7), each with
+/// so much for headers, and what is given to none (see the children).
+const LEAST_SLOTS: f64 = 2.0;
+const SLOT_OVERHEAD: f64 = 1.1;
 /// What a new root of a stripe may have missed: longer than it takes to find one.
 const FILL: Duration = Duration::from_secs(4);
 /// Pieces of a stripe that come at once with a subscription; more is a start.
@@ -56,6 +60,8 @@ const MOVED: usize = 4;
 /// have 20 ms; simulated, those cost the others pieces at load 0.95, and behind all pushes what a
 /// newcomer begins with comes too late).
 const PACED: Duration = Duration::from_millis(60);
+/// But behind all else where the uplink's queue is as long as this: in a crowd.
+const CALM_QUEUE: Duration = Duration::from_millis(60);
 /// To one that feeds many, so many: a second and more passes from the death of a node to the next
 /// feed, and what comes late is late for all below.
 const MOVED_STRONG: usize = 8;
@@ -288,7 +294,8 @@ impl Relay {
         }
     }
 
-    pub(super) fn ping(&mut self, peer: PeerId, now: Instant) {
+    /// Asks for a sign of life; by which number.
+    pub(super) fn ping(&mut self, peer: PeerId, now: Instant) -> u32 {
         self.next_ping = self.next_ping.wrapping_add(1);
         let id = self.next_ping;
         if let Some(state) = self.peers.get_mut(&peer) {
@@ -299,6 +306,7 @@ impl Relay {
             state.ping_sent = Some(now);
         }
         self.send(peer, &Message::Ping { id });
+        id
     }
 
     /// Sends a beacon to the children on one stripe: one copy for each viewer is enough, and each
@@ -360,15 +368,26 @@ impl Relay {
         self.tell(Event::Fault { id, what });
     }
 
+    /// Bytes per second of the stream's pieces, once they are known.
+    fn stream_rate(&self) -> Option<f64> {
+        let newest = self.headers.last_key_value().map(|(_, (_, h))| h);
+        let told = newest.map(|h| f64::from(h.bytes_per_second) * 1.03);
+        self.window.rate().or(told)
+    }
+
+    /// Looks anew at what the uplink carries, where that is found out, and recounts the slots.
+    pub(super) fn measure(&mut self, now: Instant) {
+        if let (Some(format), Some(rate)) = (self.format, self.stream_rate()) {
+            let least = LEAST_SLOTS * rate / f64::from(format.stripes.max(1)) * SLOT_OVERHEAD;
+            let wanted = self.gives && self.children.spare() == 0;
+            self.uplink.measure(least, wanted, now);
+        }
+        self.resize();
+    }
+
     /// Recounts the slots from the stream's rate.
     pub(super) fn resize(&mut self) {
-        let Some(format) = self.format else { return };
-        let newest = self.headers.last_key_value().map(|(_, (_, h))| h);
-        let Some(rate) = self
-            .window
-            .rate()
-            .or_else(|| newest.map(|h| f64::from(h.bytes_per_second) * 1.03))
-        else {
+        let (Some(format), Some(rate)) = (self.format, self.stream_rate()) else {
             return;
         };
         self.uplink.size_for(rate);
@@ -540,13 +559,14 @@ impl Relay {
             .is_some_and(|child| feeds_many(child.strength, format.stripes));
         let most = if strong { MOVED_STRONG } else { MOVED };
         let moved = stripe.is_some() && pieces.len() <= most;
+        let calm = !self.lends && self.uplink.delay(now) < CALM_QUEUE;
         for (n, (seq, bytes)) in (0..).zip(pieces) {
             // From the seed, behind all that others wait for, since a start must not delay the grid;
             // among those that start, as old as it is: what is due first goes first.
             let age = format.piece * head.0.saturating_sub(seq.0).min(100_000) as u32;
             let order = match moved {
                 true => now,
-                false if !self.lends => now + PACED * n,
+                false if calm => now + PACED * n,
                 false => now + BEHIND.saturating_sub(age),
             };
             self.uplink
@@ -561,6 +581,7 @@ impl Relay {
                 self.stop_feeding(peer, *stripe, *from);
             }
             Message::NeedHeader { version } => self.give_header(peer, *version, now),
+            Message::Pad(_) => {}
             Message::Have(have) => {
                 let have = have.trimmed(self.stripes());
                 let known = have.epoch == self.epoch;

@@ -8,7 +8,7 @@ use super::*;
 
 /// Beyond a round of all stripes, an expected piece may be this late (notes on the algorithm,
 /// section 2: K·d + 60 ms).
-const PATIENCE: Duration = Duration::from_millis(60);
+const PATIENCE: Duration = Duration::from_millis(20);
 /// A parent that sends other stripes but not this one has trouble upstream and may mend it.
 const UPSTREAM_PATIENCE: Duration = Duration::from_millis(700);
 /// Who said nothing at all for this long is taken for dead; neighbours speak more often (the
@@ -16,6 +16,8 @@ const UPSTREAM_PATIENCE: Duration = Duration::from_millis(700);
 const DEAD: Duration = Duration::from_millis(300);
 /// A parent that fell silent is left alone for this long, or until it speaks.
 const SILENT: Duration = Duration::from_secs(10);
+/// And where nothing else comes either, by so much.
+const IDLE_PATIENCE: Duration = Duration::from_millis(120);
 /// An idle stream sends a piece this often; see the cutter.
 const IDLE: Duration = crate::cutter::MAX_OPEN;
 
@@ -28,14 +30,14 @@ impl Parents {
 
     /// Whether other stripes have passed this one for too long.
     fn behind(&self, feed: &Feed, now: Instant) -> bool {
-        let most = self.round + PATIENCE + feed.lateness * 2;
+        let most = self.round + PATIENCE + feed.lateness;
         feed.passed
             .is_some_and(|at| now.saturating_duration_since(at) > most)
     }
 
     /// Whether nothing came on it for longer than the parent may leave it idle.
     fn quiet(&self, feed: &Feed, now: Instant) -> bool {
-        let most = self.round.max(IDLE * self.feeds.len() as u32) + PATIENCE * 2;
+        let most = self.round.max(IDLE * self.feeds.len() as u32) + IDLE_PATIENCE;
         now.saturating_duration_since(feed.heard) > most
     }
 
@@ -63,7 +65,7 @@ impl Parents {
                 continue;
             }
             let heard = self.heard.get(&parent).copied();
-            let alive = heard.is_some_and(|at| now.saturating_duration_since(at) < DEAD + rtt);
+            let alive = heard.is_some_and(|at| now.saturating_duration_since(at) < DEAD + rtt / 2);
             if alive {
                 let patience = UPSTREAM_PATIENCE + Duration::from_millis(rng.u64(0..500));
                 if late.is_none_or(|late| late < patience) {

@@ -266,7 +266,7 @@ impl Seed {
 
     fn begin(&mut self, format: Format) {
         self.relay.reset(self.epoch, format);
-        self.seat.reset(format.stripes);
+        self.seat.reset(format.stripes, self.settings.policy.roots);
         for (version, state) in std::mem::take(&mut self.early) {
             self.make(version, state);
         }
@@ -416,6 +416,7 @@ impl Seed {
             }
             Message::Report(report) => {
                 if let Some(member) = self.seat.member_mut(peer) {
+                    member.hello.upload = report.upload;
                     member.report = report;
                     member.reported = Some(now);
                     let strength = if member.hello.relay {

@@ -69,7 +69,8 @@ impl Viewer {
             resume: self.started.and(self.first_missing(None)),
             latency_ms: self.settings.latency.as_millis().min(u128::from(u32::MAX)) as u32,
             relay: self.settings.relay,
-            upload: self.settings.upload,
+            // What is not known yet is none.
+            upload: self.relay.uplink.rate().unwrap_or(self.settings.upload),
             port: self.settings.port,
             proof: Bytes::new(),
         };

@@ -3,6 +3,7 @@
 mod maps;
 mod meeting;
 mod pieces;
+mod probe;
 mod stripes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,7 @@ use crate::playout::{Next, Playout};
 use crate::record::{Beacon, Signed, StreamHeader, Ticket, contact};
 use crate::rescue::{Missing, Rescue, SPOKE, Source};
 use crate::trust::Verify;
+use crate::uplink::Uplink;
 use crate::window::{Bounds, Offered};
 
 use crate::node::Action;
@@ -107,6 +109,7 @@ pub(super) struct Viewer {
     dialing: BTreeMap<PeerId, NodeId>,
     /// Of these: those that a neighbour named.
     hinted: BTreeSet<PeerId>,
+    probe: probe::Probe,
     next_dial: u64,
     find_at: Option<Instant>,
     find: Duration,
@@ -155,6 +158,9 @@ impl Viewer {
         };
         let verifier = settings.stream.and_then(make_verifier);
         let mut relay = Relay::new(me, bounds, Some(settings.upload), random, now);
+        if settings.measure {
+            relay.uplink = Uplink::measured(settings.upload, now);
+        }
         relay.gives = settings.relay;
         relay.policy = settings.policy;
         relay.children.insertion = settings.policy.insertion;
@@ -175,6 +181,7 @@ impl Viewer {
             book: Candidates::default(),
             dialing: BTreeMap::new(),
             hinted: BTreeSet::new(),
+            probe: probe::Probe::default(),
             next_dial: 0,
             find_at: None,
             find: FIND,
@@ -266,6 +273,7 @@ impl Viewer {
                 if let Some(time) = time.filter(|_| seed) {
                     let clock = self.fresh_clock.as_mut().unwrap_or(&mut self.clock);
                     clock.sample(asked, time, now);
+                    self.probed(id, time, now);
                 }
             }
             Message::Refuse(refusal) => self.refused_by(peer, seed, refusal, now),
@@ -529,6 +537,7 @@ impl Viewer {
             queue_ms: self.relay.queue_ms(now),
             delay_ms: self.relay.peers.get(&seed).map_or(0, |p| p.owd_ms),
             reserve: self.relay.children.reserve().min(usize::from(u16::MAX)) as u16,
+            upload: self.relay.uplink.rate().unwrap_or(self.settings.upload),
         };
         self.reported_room = (self.relay.children.slots(), self.relay.children.spare());
         self.last_lag_ms = report.lag_ms;
@@ -552,7 +561,8 @@ impl Viewer {
             self.meet_others(now);
             self.tidy(now);
             self.relay.close_mute(|peer| self.seed == Some(peer), now);
-            self.relay.resize();
+            self.probe(now);
+            self.relay.measure(now);
             self.shed(now);
             self.tell_maps(now);
         }

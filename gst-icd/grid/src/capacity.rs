@@ -1,0 +1,263 @@
+//! What an uplink carries, found out by using it: never more than its children ask for.
+//!
+//! Every confirmed piece tells how much longer it took than the quickest to the same child. A rise at
+//! most children is a queue in front of this node's own line; at one child it is that child's downlink.
+//! While there is none and all slots are taken, the estimate doubles every second at first, and later
+//! creeps; where there is one, it falls to what was delivered (delay-based control as in LEDBAT, RFC
+//! 6817, and BBR's start-up).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::ids::{Bitrate, PeerId};
+
+/// The estimate is looked at this often: a few pieces of each child.
+const STEP: Duration = Duration::from_millis(200);
+/// No queue: the jitter of lines and the delay of acknowledgements lie below.
+const FLAT: Duration = Duration::from_millis(30);
+/// A queue: pieces of a stripe are 160 ms apart, and one of them has to wait for another.
+const QUEUE: Duration = Duration::from_millis(60);
+/// What was delivered is counted over this time.
+const OVER: Duration = Duration::from_secs(1);
+/// After a fall it rests: the queue has to drain.
+const REST: Duration = Duration::from_millis(1500);
+/// A level at which a queue began is believed for so long; then more is tried, sooner.
+const CEILING: Duration = Duration::from_secs(60);
+/// Growth in a second: at first, back to where a queue began, beyond it, and when that is long ago. Every
+/// time that it goes too far, children have to move.
+const DOUBLE: f64 = 2.0;
+const BACK: f64 = 1.15;
+const CREEP: f64 = 1.001;
+const AGAIN: f64 = 1.02;
+/// Back means below this share of it.
+const NEAR: f64 = 0.97;
+/// Share of a first guess that is taken for granted: trains are short, and lines allow more at first.
+const GUESS: f64 = 0.9;
+/// It falls to this share of what was delivered; what is given away is less (see the children), so that
+/// the queue drains.
+const FALL: f64 = 0.985;
+/// It never runs farther ahead of what is delivered.
+const AHEAD: f64 = 2.0;
+/// More is never found out: 1 Gbit/s.
+const MOST: f64 = 125e6;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Capacity {
+    /// Bytes per second.
+    rate: f64,
+    cap: f64,
+    least: f64,
+    /// Where a queue began, and when.
+    ceiling: Option<(f64, Instant)>,
+    looked: Instant,
+    rests_until: Instant,
+    /// The least wait of each child since the last look.
+    waits: BTreeMap<PeerId, Duration>,
+    delivered: VecDeque<(Instant, usize)>,
+    delivered_bytes: usize,
+}
+
+impl Capacity {
+    /// Nothing is known yet. `cap`: what the user allows.
+    pub fn new(cap: Bitrate, now: Instant) -> Self {
+        Self {
+            rate: 0.0,
+            cap: cap.bytes_per_second().min(MOST),
+            least: 0.0,
+            ceiling: None,
+            looked: now,
+            rests_until: now,
+            waits: BTreeMap::new(),
+            delivered: VecDeque::new(),
+            delivered_bytes: 0,
+        }
+    }
+
+    /// The user allows so much.
+    pub fn set_cap(&mut self, cap: Bitrate) {
+        self.cap = cap.bytes_per_second().min(MOST);
+        self.rate = self.rate.min(self.cap);
+    }
+
+    /// Every line is taken to carry so many bytes per second.
+    pub fn set_least(&mut self, least: f64) {
+        self.least = least.min(self.cap);
+        self.rate = self.rate.max(self.least);
+    }
+
+    /// A first guess, in bytes per second.
+    pub fn found(&mut self, guess: f64) {
+        self.rate = self.rate.max((guess * GUESS).min(self.cap));
+    }
+
+    /// What it is thought to carry.
+    pub fn rate(&self) -> Bitrate {
+        Bitrate((self.rate * 8.0) as u64)
+    }
+
+    /// So many wire bytes arrived at a child, and waited for so long on the way.
+    pub fn delivered(&mut self, peer: PeerId, bytes: usize, wait: Duration, now: Instant) {
+        let least = self.waits.entry(peer).or_insert(wait);
+        *least = (*least).min(wait);
+        self.delivered.push_back((now, bytes));
+        self.delivered_bytes += bytes;
+        self.forget(now);
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while let Some((at, bytes)) = self.delivered.front().copied()
+            && now.saturating_duration_since(at) > OVER
+        {
+            self.delivered_bytes -= bytes;
+            self.delivered.pop_front();
+        }
+    }
+
+    /// The wait at the median child: half of them and more saw as much.
+    fn wait(&self) -> Option<Duration> {
+        let mut waits: Vec<_> = self.waits.values().copied().collect();
+        waits.sort_unstable();
+        waits.get(waits.len().checked_sub(1)? / 2).copied()
+    }
+
+    /// Looks at what came in since the last look. `wanted`: all slots are taken; `beside`: bytes per
+    /// second that went out beside pieces.
+    pub fn look(&mut self, wanted: bool, beside: f64, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.looked);
+        if elapsed < STEP {
+            return;
+        }
+        self.looked = now;
+        self.forget(now);
+        let wait = self.wait();
+        self.waits.clear();
+        let delivered = self.delivered_bytes as f64 / OVER.as_secs_f64() + beside;
+        let Some(wait) = wait else { return };
+        if now < self.rests_until {
+            return;
+        }
+        if wait > QUEUE {
+            self.rests_until = now + REST;
+            let carries = delivered.min(self.rate);
+            self.ceiling = Some((carries, now));
+            self.rate = (carries * FALL).max(self.least);
+        } else if wait < FLAT && wanted {
+            let long_ago = |at| now.saturating_duration_since(at) > CEILING;
+            let growth = match self.ceiling {
+                None => DOUBLE,
+                Some((ceiling, _)) if self.rate < ceiling * NEAR => BACK,
+                Some((_, at)) if long_ago(at) => AGAIN,
+                Some(_) => CREEP,
+            };
+            let seconds = elapsed.min(STEP * 2).as_secs_f64();
+            let grown = self.rate * growth.powf(seconds);
+            let most = (delivered * AHEAD).max(self.least * AHEAD).max(self.rate);
+            self.rate = grown.min(most).min(self.cap);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    /// Of a piece.
+    const BYTES: usize = 6_500;
+
+    /// A line that carries `line` bytes per second and is offered what the estimate allows, for so
+    /// many seconds; the estimate's course.
+    fn course(capacity: &mut Capacity, line: f64, seconds: u64, from: Instant) -> Vec<f64> {
+        let mut queue = 0.0_f64;
+        let mut due = 0.0;
+        let mut rates = Vec::new();
+        for step in 0..seconds * 50 {
+            let now = from + 20 * MS * step as u32;
+            let offered = capacity.rate / 50.0;
+            queue = (queue + offered - line / 50.0).max(0.0);
+            let wait = Duration::from_secs_f64(queue / line);
+            due += offered.min(line / 50.0);
+            let mut child = 0;
+            while due >= BYTES as f64 {
+                due -= BYTES as f64;
+                child = (child + 1) % 8;
+                capacity.delivered(PeerId(child), BYTES, wait, now);
+            }
+            capacity.look(true, 0.0, now);
+            rates.push(capacity.rate);
+        }
+        rates
+    }
+
+    fn at(copies: f64) -> f64 {
+        copies * 312_500.0
+    }
+
+    #[test]
+    fn it_finds_what_the_line_carries_and_stays_there() {
+        for copies in [0.5, 1.0, 3.0, 10.0] {
+            let now = Instant::now();
+            let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
+            capacity.set_least(at(0.25));
+            let rates = course(&mut capacity, at(copies), 60, now);
+            let found = rates.iter().position(|r| *r >= at(copies) * 0.85);
+            assert!(found.is_some_and(|step| step < 20 * 50), "within 20 s");
+            let late = &rates[30 * 50..];
+            let mean = late.iter().sum::<f64>() / late.len() as f64;
+            let share = mean / at(copies);
+            assert!((0.9..1.02).contains(&share), "{copies}: {share}");
+        }
+    }
+
+    #[test]
+    fn it_follows_a_line_that_narrows_within_three_seconds() {
+        let now = Instant::now();
+        let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
+        capacity.set_least(at(0.25));
+        course(&mut capacity, at(4.0), 30, now);
+        let later = now + Duration::from_secs(30);
+        let rates = course(&mut capacity, at(0.8), 3, later);
+        assert!(rates.last().is_some_and(|r| *r <= at(0.85)), "{rates:?}");
+    }
+
+    #[test]
+    fn one_child_with_a_slow_line_of_its_own_says_nothing_of_ours() {
+        let now = Instant::now();
+        let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
+        capacity.set_least(at(1.0));
+        for step in 0..50 {
+            let now = now + 100 * MS * step;
+            for child in 0..6 {
+                let wait = if child == 0 { 400 * MS } else { 5 * MS };
+                capacity.delivered(PeerId(child), BYTES, wait, now);
+            }
+            capacity.look(true, 0.0, now);
+        }
+        assert!(capacity.rate > at(1.0));
+    }
+
+    #[test]
+    fn nobody_asks_and_it_stays() {
+        let now = Instant::now();
+        let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
+        capacity.set_least(at(1.0));
+        for step in 0..50 {
+            let now = now + 100 * MS * step;
+            capacity.delivered(PeerId(1), BYTES, MS, now);
+            capacity.look(false, 0.0, now);
+        }
+        assert_eq!(capacity.rate, at(1.0));
+    }
+
+    #[test]
+    fn it_never_goes_beyond_what_the_user_allows() {
+        let now = Instant::now();
+        let mut capacity = Capacity::new(Bitrate(4_000_000), now);
+        capacity.set_least(at(0.25));
+        let rates = course(&mut capacity, at(10.0), 30, now);
+        assert!(rates.iter().all(|r| *r <= 500_000.0));
+        capacity.set_cap(Bitrate(1_000_000));
+        assert_eq!(capacity.rate(), Bitrate(1_000_000));
+    }
+}
