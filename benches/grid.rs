@@ -19,6 +19,8 @@ const SEED: f64 = 3.0;
 /// Uplinks in copies of the stream, and how many viewers have them (the notes' mix: 30 % none, 20 % 0.5,
 /// 30 % 1, 15 % 3, 5 % 10).
 const MIX: [(f64, usize); 5] = [(0.0, 9), (0.5, 6), (1.0, 9), (3.0, 4), (10.0, 2)];
+/// So many seconds make a run whose table is kept.
+const WHOLE: u64 = 600;
 /// One is taken this often.
 const EVERY: Duration = Duration::from_secs(10);
 /// Who was stopped hangs for so long, and is gone.
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(seconds).and_then(|table| write(&table)) {
+    match run(seconds).and_then(|table| show(&table, seconds)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("bench grid: {why}");
@@ -55,10 +57,13 @@ fn seconds() -> Result<u64, String> {
     // cargo adds a flag of its own.
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let seconds = match args.next().as_deref() {
-        None => return Ok(600),
+        None => return Ok(WHOLE),
         Some("--seconds") => args.next().ok_or("--seconds wants a number")?,
         Some(other) => return Err(format!("unknown option {other}")),
     };
+    if let Some(more) = args.next() {
+        return Err(format!("unknown option {more}"));
+    }
     let number = seconds.parse().ok().filter(|n| *n > 0);
     number.ok_or(format!(
         "--seconds wants a number above zero, not {seconds:?}"
@@ -117,7 +122,6 @@ impl Grid {
     /// Takes any of them; another comes with as much.
     fn take(&mut self, rng: &mut fastrand::Rng) -> Result<(), String> {
         let (viewer, copies) = self.viewers.swap_remove(rng.usize(..self.viewers.len()));
-        // What it says last comes a moment later.
         let stop = rng.bool();
         if stop {
             viewer.freeze()?;
@@ -175,21 +179,23 @@ fn run(seconds: u64) -> Result<String, String> {
         stats.get::<u64>(name).unwrap_or_default() as f64
     };
     let before = (figure("udp-bytes-sent"), grid.sent.bytes());
+    let copies = |grid: &Grid| {
+        let bytes = (grid.sent.bytes() - before.1).max(1) as f64;
+        (figure("udp-bytes-sent") - before.0) / bytes
+    };
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut next = Instant::now();
     while Instant::now() < end {
         if Instant::now() >= next {
             next += EVERY;
             grid.take(&mut rng)?;
-            let copies = (figure("udp-bytes-sent") - before.0)
-                / (grid.sent.bytes() - before.1).max(1) as f64;
+            let copies = copies(&grid);
             println!("  {} viewers, the seed at {copies:.2}", grid.viewers.len());
         }
         grid.hanging.retain(|(_, until)| *until > Instant::now());
         std::thread::sleep(Duration::from_millis(100));
     }
-    let copies =
-        (figure("udp-bytes-sent") - before.0) / (grid.sent.bytes() - before.1).max(1) as f64;
+    let copies = copies(&grid);
     for (viewer, _) in std::mem::take(&mut grid.viewers) {
         grid.close(&viewer);
     }
@@ -253,9 +259,12 @@ fn table(grid: &mut Grid, seconds: u64, copies: f64) -> String {
     table
 }
 
-/// Puts the table where it belongs.
-fn write(table: &str) -> Result<(), String> {
+/// Puts the table where it belongs, if it is of a whole run.
+fn show(table: &str, seconds: u64) -> Result<(), String> {
     println!("\n{table}");
+    if seconds < WHOLE {
+        return Ok(());
+    }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/results.md");
     let name = path.display();
     let text = std::fs::read_to_string(&path).map_err(|e| format!("{name}: {e}"))?;

@@ -44,7 +44,7 @@ fn watch(pad: &gst::Pad, each: impl Fn(u64, usize) + Send + Sync + 'static) {
 /// A viewer's pipeline, and its icdsrc. `settings` as in `max-upload-bitrate=1000 relay=true`.
 fn viewing(uri: &str, settings: &str, window: bool) -> Option<(gst::Pipeline, gst::Element)> {
     if !window {
-        // Behind the queue, so that what came is seen when it came and not when it is shown.
+        // With a queue, so that what came is seen when it came and not when it is shown.
         let pipeline = gst::parse::launch(&format!(
             "icdsrc name=src {settings} uri={uri}
              ! queue max-size-buffers=0 max-size-bytes=0 max-size-time=5000000000 ! fakesink sync=true"
@@ -295,7 +295,7 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Sending {
     prints: Vec<u64>,
     times: Vec<u64>,
@@ -348,7 +348,8 @@ pub struct Totals {
 impl Totals {
     /// Closes the account of a viewer whose life ends now.
     pub fn close(&mut self, viewer: &Viewer, sent: &Sent) {
-        let sent = lock(&sent.0);
+        // A copy: the broadcaster must not wait.
+        let sent = lock(&sent.0).clone();
         let due = clock().saturating_sub(DUE.as_nanos() as u64);
         let due = sent.times.partition_point(|at| *at <= due);
         let log = lock(&viewer.log);

@@ -19,6 +19,13 @@ const FLAT: Duration = Duration::from_millis(30);
 const QUEUE: Duration = Duration::from_millis(60);
 /// What was delivered is counted over this time.
 const OVER: Duration = Duration::from_secs(1);
+/// So many children at least: of one or two a lost packet or a slow line looks like a queue here. With
+/// fewer it takes so many looks, one after the other.
+const SEVERAL: usize = 3;
+const LOOKS: u32 = 4;
+/// Where less than this share of it was used, a queue says little: no more than a step down.
+const USED: f64 = 0.8;
+const STEP_DOWN: f64 = 0.85;
 /// After a fall it rests: the queue has to drain.
 const REST: Duration = Duration::from_millis(1500);
 /// A level at which a queue began is believed for so long; then more is tried, sooner.
@@ -41,6 +48,30 @@ const AHEAD: f64 = 2.0;
 /// More is never found out: 1 Gbit/s.
 const MOST: f64 = 125e6;
 
+/// The quickest way to a child counts for so long, and as long again: routes change, clocks do not matter.
+const BASE: Duration = Duration::from_secs(60);
+
+/// The quickest that a piece was at a child, beside the time that its bytes take: in this minute, and in
+/// the one before.
+#[derive(Debug)]
+struct Base {
+    least: Duration,
+    before: Duration,
+    since: Instant,
+}
+
+impl Base {
+    /// How much longer this one took.
+    fn wait(&mut self, took: Duration, now: Instant) -> Duration {
+        if now.saturating_duration_since(self.since) > BASE {
+            self.before = std::mem::replace(&mut self.least, took);
+            self.since = now;
+        }
+        self.least = self.least.min(took);
+        took - self.least.min(self.before).min(took)
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Capacity {
@@ -52,10 +83,42 @@ pub struct Capacity {
     ceiling: Option<(f64, Instant)>,
     looked: Instant,
     rests_until: Instant,
+    bases: BTreeMap<PeerId, Base>,
     /// The least wait of each child since the last look.
     waits: BTreeMap<PeerId, Duration>,
-    delivered: VecDeque<(Instant, usize)>,
-    delivered_bytes: usize,
+    /// Looks in a row that saw a queue.
+    queued: u32,
+    sent: Flow,
+    delivered: Flow,
+}
+
+/// Bytes of the last [`OVER`].
+#[derive(Debug, Default)]
+struct Flow {
+    all: VecDeque<(Instant, usize)>,
+    bytes: usize,
+}
+
+impl Flow {
+    fn add(&mut self, bytes: usize, now: Instant) {
+        self.all.push_back((now, bytes));
+        self.bytes += bytes;
+        self.forget(now);
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while let Some((at, bytes)) = self.all.front().copied()
+            && now.saturating_duration_since(at) > OVER
+        {
+            self.bytes -= bytes;
+            self.all.pop_front();
+        }
+    }
+
+    fn per_second(&mut self, now: Instant) -> f64 {
+        self.forget(now);
+        self.bytes as f64 / OVER.as_secs_f64()
+    }
 }
 
 impl Capacity {
@@ -68,9 +131,11 @@ impl Capacity {
             ceiling: None,
             looked: now,
             rests_until: now,
+            bases: BTreeMap::new(),
             waits: BTreeMap::new(),
-            delivered: VecDeque::new(),
-            delivered_bytes: 0,
+            queued: 0,
+            sent: Flow::default(),
+            delivered: Flow::default(),
         }
     }
 
@@ -80,9 +145,12 @@ impl Capacity {
         self.rate = self.rate.min(self.cap);
     }
 
-    /// Every line is taken to carry so many bytes per second.
+    /// A line is taken to carry so many bytes per second until a queue shows.
     pub fn set_least(&mut self, least: f64) {
-        self.least = least.min(self.cap);
+        self.least = match self.ceiling {
+            None => least.min(self.cap),
+            Some(_) => 0.0,
+        };
         self.rate = self.rate.max(self.least);
     }
 
@@ -96,22 +164,31 @@ impl Capacity {
         Bitrate((self.rate * 8.0) as u64)
     }
 
-    /// So many wire bytes arrived at a child, and waited for so long on the way.
-    pub fn delivered(&mut self, peer: PeerId, bytes: usize, wait: Duration, now: Instant) {
+    /// A child confirmed so many wire bytes, so long after they were sent.
+    pub fn delivered(&mut self, peer: PeerId, bytes: usize, took: Duration, now: Instant) {
+        // That they take on the line is no queue; small pieces are quicker.
+        let line = Duration::from_secs_f64(bytes as f64 / self.rate.max(bytes as f64));
+        let took = took.saturating_sub(line);
+        let base = self.bases.entry(peer).or_insert(Base {
+            least: took,
+            before: took,
+            since: now,
+        });
+        let wait = base.wait(took, now);
         let least = self.waits.entry(peer).or_insert(wait);
         *least = (*least).min(wait);
-        self.delivered.push_back((now, bytes));
-        self.delivered_bytes += bytes;
-        self.forget(now);
+        self.delivered.add(bytes, now);
     }
 
-    fn forget(&mut self, now: Instant) {
-        while let Some((at, bytes)) = self.delivered.front().copied()
-            && now.saturating_duration_since(at) > OVER
-        {
-            self.delivered_bytes -= bytes;
-            self.delivered.pop_front();
-        }
+    /// So many wire bytes of pieces go out.
+    pub fn sent(&mut self, bytes: usize, now: Instant) {
+        self.sent.add(bytes, now);
+    }
+
+    /// A child is gone.
+    pub fn gone(&mut self, peer: PeerId) {
+        self.bases.remove(&peer);
+        self.waits.remove(&peer);
     }
 
     /// The wait at the median child: half of them and more saw as much.
@@ -129,19 +206,31 @@ impl Capacity {
             return;
         }
         self.looked = now;
-        self.forget(now);
         let wait = self.wait();
+        let several = self.waits.len() >= SEVERAL;
         self.waits.clear();
-        let delivered = self.delivered_bytes as f64 / OVER.as_secs_f64() + beside;
+        let delivered = self.delivered.per_second(now) + beside;
+        let used = self.sent.per_second(now) + beside >= self.rate * USED;
         let Some(wait) = wait else { return };
+        self.queued = match wait > QUEUE {
+            true => self.queued + 1,
+            false => 0,
+        };
         if now < self.rests_until {
             return;
         }
-        if wait > QUEUE {
+        if several && self.queued > 0 || self.queued >= LOOKS {
+            self.queued = 0;
             self.rests_until = now + REST;
-            let carries = delivered.min(self.rate);
-            self.ceiling = Some((carries, now));
-            self.rate = (carries * FALL).max(self.least);
+            if used {
+                let carries = delivered.min(self.rate);
+                self.ceiling = Some((carries, now));
+                self.rate = carries * FALL;
+            } else {
+                let carries = self.rate * STEP_DOWN;
+                self.ceiling = Some((carries, now));
+                self.rate = carries;
+            }
         } else if wait < FLAT && wanted {
             let long_ago = |at| now.saturating_duration_since(at) > CEILING;
             let growth = match self.ceiling {
@@ -152,7 +241,7 @@ impl Capacity {
             };
             let seconds = elapsed.min(STEP * 2).as_secs_f64();
             let grown = self.rate * growth.powf(seconds);
-            let most = (delivered * AHEAD).max(self.least * AHEAD).max(self.rate);
+            let most = (delivered * AHEAD).max(self.least).max(self.rate);
             self.rate = grown.min(most).min(self.cap);
         }
     }
@@ -175,14 +264,15 @@ mod tests {
         for step in 0..seconds * 50 {
             let now = from + 20 * MS * step as u32;
             let offered = capacity.rate / 50.0;
+            capacity.sent(offered as usize, now);
             queue = (queue + offered - line / 50.0).max(0.0);
-            let wait = Duration::from_secs_f64(queue / line);
+            let took = Duration::from_secs_f64((queue + BYTES as f64) / line);
             due += offered.min(line / 50.0);
             let mut child = 0;
             while due >= BYTES as f64 {
                 due -= BYTES as f64;
                 child = (child + 1) % 8;
-                capacity.delivered(PeerId(child), BYTES, wait, now);
+                capacity.delivered(PeerId(child), BYTES, took, now);
             }
             capacity.look(true, 0.0, now);
             rates.push(capacity.rate);
@@ -238,6 +328,20 @@ mod tests {
     }
 
     #[test]
+    fn a_way_that_became_longer_is_no_queue_for_ever() {
+        let now = Instant::now();
+        let mut base = Base {
+            least: 50 * MS,
+            before: 50 * MS,
+            since: now,
+        };
+        let wait = |base: &mut Base, s: u64| base.wait(150 * MS, now + Duration::from_secs(s));
+        assert_eq!(wait(&mut base, 1), 100 * MS);
+        assert_eq!(wait(&mut base, 61), 100 * MS);
+        assert_eq!(wait(&mut base, 122), Duration::ZERO);
+    }
+
+    #[test]
     fn nobody_asks_and_it_stays() {
         let now = Instant::now();
         let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
@@ -259,5 +363,40 @@ mod tests {
         assert!(rates.iter().all(|r| *r <= 500_000.0));
         capacity.set_cap(Bitrate(1_000_000));
         assert_eq!(capacity.rate(), Bitrate(1_000_000));
+    }
+
+    #[test]
+    fn one_child_that_waits_for_a_lost_packet_says_nothing() {
+        let now = Instant::now();
+        let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
+        capacity.set_least(at(0.25));
+        capacity.found(at(10.0));
+        let before = capacity.rate;
+        for step in 0..100 {
+            let now = now + 100 * MS * step;
+            let wait = if step % 20 == 7 { 200 * MS } else { 5 * MS };
+            capacity.delivered(PeerId(1), BYTES, wait, now);
+            capacity.look(false, 0.0, now);
+        }
+        assert_eq!(capacity.rate, before);
+    }
+
+    #[test]
+    fn a_line_that_carries_less_than_anybody_thought_is_left_in_peace() {
+        let now = Instant::now();
+        let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
+        capacity.set_least(at(0.5));
+        let mut last = now;
+        for round in 0..10 {
+            let from = now + Duration::from_secs(round * 2);
+            course(&mut capacity, at(0.3), 2, from);
+            capacity.set_least(at(0.5));
+            last = from;
+        }
+        assert!(
+            capacity.rate < at(0.32),
+            "{} {last:?}",
+            capacity.rate / at(1.0)
+        );
     }
 }

@@ -121,9 +121,11 @@ impl Seat {
         StripeId((place % usize::from(self.stripes.max(1))) as u8)
     }
 
-    /// The places of a stripe.
+    /// The places of a stripe; none if there is no such stripe.
     fn places_of(&self, stripe: StripeId) -> impl Iterator<Item = usize> + use<> {
-        (stripe.index()..self.roots.len()).step_by(usize::from(self.stripes.max(1)))
+        let known = stripe.0 < self.stripes;
+        let places = if known { self.roots.len() } else { 0 };
+        (stripe.index()..places).step_by(usize::from(self.stripes.max(1)))
     }
 
     /// Whether a viewer has a place of a stripe, or is to take one.
@@ -336,7 +338,9 @@ impl Seat {
                 self.roots[k] = None;
                 steps.push(Place::Lease(root, self.stripe_of(k)));
             }
-            if self.invited[k].is_none() {
+            // What is beyond the first only takes what is to spare beyond a copy of the stream.
+            let stripes = usize::from(self.stripes);
+            if self.invited[k].is_none() && (k < stripes || children.spare() > stripes) {
                 steps.extend(self.fill(k, children, &pulse, now));
             }
         }
@@ -418,13 +422,10 @@ impl Seat {
             .filter(able)
             .min_by_key(|p| (self.burden(*p, 1), *p))?;
         let k = (0..self.roots.len())
-            .filter(|k| self.invited[*k].is_none())
+            .filter(|k| self.invited[*k].is_none() && !self.is_root(least, self.stripe_of(*k)))
             .max_by_key(|k| self.roots[*k].map_or(0, |root| self.burden(root, 0)))?;
         // The place is worth a move only if it is carried more easily there.
         let most = self.burden(self.roots[k]?, 0);
-        if self.is_root(least, self.stripe_of(k)) {
-            return None;
-        }
         (most * 10 > self.burden(least, 1) * 11)
             .then(|| self.invite(k, least, pulse(least).rtt, now))
     }
@@ -632,8 +633,12 @@ mod tests {
 
     #[test]
     fn a_stripe_has_as_many_roots_as_it_shall_each_another() {
-        let (mut seat, children, now) = scene(&[8, 8, 8]);
+        let (mut seat, mut children, now) = scene(&[8, 8, 8]);
         seat.reset(4, 2);
+        let narrow = seat.tend(&children, |_| Pulse::default(), now);
+        assert_eq!(narrow.len(), 4, "the seed has nothing to spare");
+        seat.reset(4, 2);
+        children.set_slots(100, 100);
         let steps = seat.tend(&children, |_| Pulse::default(), now);
         for k in 0..4 {
             let of = |step: &Place| match step {
@@ -644,6 +649,9 @@ mod tests {
             assert_eq!(roots.len(), 2, "{steps:?}");
         }
         assert_eq!(steps.len(), 8);
+        // A stripe that there is not gives nobody's place away.
+        seat.left(PeerId(0), StripeId(5));
+        assert!(seat.tend(&children, |_| Pulse::default(), now).is_empty());
         // One gives its place back; the third takes it, and the other stays.
         let Place::Root(leaver, stripe) = steps[0] else {
             panic!("{steps:?}");

@@ -363,6 +363,9 @@ impl Uplink {
         if self.rate.is_some() {
             self.tokens -= on_wire(queued.bytes);
         }
+        if let Some(capacity) = &mut self.capacity {
+            capacity.sent(on_wire(queued.bytes) as usize, now);
+        }
         Some(Transmit {
             peer,
             seq: queued.seq,
@@ -399,7 +402,7 @@ impl Uplink {
                 let least = lane.least_delay.map_or(delay, |d| d.min(delay));
                 lane.least_delay = Some(least);
                 if let Some(capacity) = &mut self.capacity {
-                    capacity.delivered(peer, on_wire(bytes) as usize, delay - least, now);
+                    capacity.delivered(peer, on_wire(bytes) as usize, delay, now);
                 }
             }
             self.line_up(peer);
@@ -473,6 +476,9 @@ impl Uplink {
     pub fn forget(&mut self, peer: PeerId) {
         if let Some(turn) = self.lanes.remove(&peer).and_then(|lane| lane.turn) {
             self.turns.remove(&(turn, peer));
+        }
+        if let Some(capacity) = &mut self.capacity {
+            capacity.gone(peer);
         }
     }
 

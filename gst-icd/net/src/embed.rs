@@ -68,7 +68,7 @@ impl Embedded {
         self.ends.snapshot()
     }
 
-    /// It ends without a word.
+    /// It ends at once. What it still has to say goes out if its socket lets it.
     pub fn vanish(&self) {
         self.task.abort();
     }

@@ -16,7 +16,7 @@ const PROBE: Duration = Duration::from_millis(15);
 /// Of one piece, with all that goes around it.
 const LARGEST: f64 = 300_000.0;
 /// Delays vary by so much from one packet to the next.
-const JITTER: Duration = Duration::from_millis(4);
+pub(crate) const JITTER: Duration = Duration::from_millis(4);
 
 /// What lies between two nodes.
 #[derive(Debug, Clone, Copy)]

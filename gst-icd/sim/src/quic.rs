@@ -58,7 +58,7 @@ impl Watch for Eye {
             return;
         };
         let mut seen = lock(&self.shared);
-        if seen.died[self.host].is_some() {
+        if seen.died[self.host].is_some() || self.host == 0 {
             return;
         }
         seen.counts.pieces += 1;
@@ -70,7 +70,10 @@ impl Watch for Eye {
 
     fn action(&self, action: &Action) {
         let mut seen = lock(&self.shared);
+        // What a host that is cut off sends goes nowhere.
+        let gone = seen.died[self.host].is_some();
         match action {
+            Action::Send(..) | Action::SendPiece { .. } if gone => {}
             Action::Send(_, bytes) => seen.counts.message_bytes += wire(bytes.len()).0,
             Action::SendPiece { seq, body, .. } => {
                 seen.counts.payload_bytes += (body.len() - PREFIX_BYTES) as f64;

@@ -278,7 +278,7 @@ pub trait Stage: std::fmt::Debug {
     /// A viewer ends, and the others are told.
     fn leave(&mut self, host: usize);
 
-    /// A viewer stops, as by SIGSTOP, or goes on.
+    /// A viewer stops, or goes on: as by SIGSTOP over the model, as by its cable over QUIC.
     fn freeze(&mut self, host: usize, frozen: bool);
 
     /// From now on a viewer changes every piece that it passes on.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use icd_grid::Bitrate;
-use icd_sim::{Link, Scenario, Stage, Viewer, World};
+use icd_sim::network::Nat;
+use icd_sim::{Link, Newcomer, Scenario, Stage, Viewer, World};
 
 const RATE: u64 = 4_000_000;
 
@@ -351,4 +352,44 @@ fn a_viewer_that_is_told_to_send_less_does_and_nobody_sees_it() {
         let x = (sent(&world) - before) as f64 * 8.0 / 10.0 / RATE as f64;
         assert!(x < 0.26, "it sent {x} copies");
     }
+}
+
+#[test]
+fn who_is_told_nothing_of_its_line_guesses_what_it_carries() {
+    for copies in [0.5, 2.0, 6.0] {
+        let mut world = World::new(scenario(8, None));
+        world.run(Duration::from_secs(3));
+        let host = world.join_as(Newcomer {
+            line: Some(share(copies)),
+            upload: Bitrate(u64::MAX),
+            measure: true,
+            relay: true,
+            nat: Nat::Open,
+        });
+        world.run(Duration::from_secs(4));
+        let viewers = world.viewers();
+        let stats = &viewers[host - 1].stats;
+        let found = stats.slots as f64 / f64::from(stats.stripes);
+        let share = found / copies;
+        assert!((0.4..1.1).contains(&share), "{copies}: {found}");
+    }
+}
+
+#[test]
+fn lines_of_all_kinds_carry_a_grid_that_was_told_nothing() {
+    let mut world = World::new(scenario(9, Some(4.0)));
+    world.run(Duration::from_secs(3));
+    for (n, copies) in MIXED.into_iter().enumerate() {
+        world.join_as(Newcomer {
+            line: Some(share(copies.max(0.7) * 1.2)),
+            upload: Bitrate(u64::MAX),
+            measure: true,
+            relay: n != 3,
+            nat: Nat::Open,
+        });
+        world.run(Duration::from_secs(1));
+    }
+    world.run(Duration::from_secs(20));
+    report(&world);
+    nobody_lost(&world);
 }

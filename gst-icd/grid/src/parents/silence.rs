@@ -6,8 +6,8 @@
 
 use super::*;
 
-/// Beyond a round of all stripes, an expected piece may be this late (notes on the algorithm,
-/// section 2: K·d + 60 ms).
+/// Beyond a round of all stripes, an expected piece may be this late (the notes on the algorithm, section
+/// 2, have 60 ms; its parent has to be silent besides, which takes longer).
 const PATIENCE: Duration = Duration::from_millis(20);
 /// A parent that sends other stripes but not this one has trouble upstream and may mend it.
 const UPSTREAM_PATIENCE: Duration = Duration::from_millis(700);
@@ -16,7 +16,7 @@ const UPSTREAM_PATIENCE: Duration = Duration::from_millis(700);
 const DEAD: Duration = Duration::from_millis(300);
 /// A parent that fell silent is left alone for this long, or until it speaks.
 const SILENT: Duration = Duration::from_secs(10);
-/// And where nothing else comes either, by so much.
+/// Where nothing comes on other stripes either, a piece may be this late.
 const IDLE_PATIENCE: Duration = Duration::from_millis(120);
 /// An idle stream sends a piece this often; see the cutter.
 const IDLE: Duration = crate::cutter::MAX_OPEN;

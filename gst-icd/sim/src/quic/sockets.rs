@@ -17,7 +17,7 @@ use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::sync::Notify;
 
-use crate::network::{Line, Link};
+use crate::network::{JITTER, Line, Link};
 
 /// IP and UDP headers of a packet.
 const HEADERS: f64 = 28.0;
@@ -25,8 +25,6 @@ const HEADERS: f64 = 28.0;
 const QUEUE: Duration = Duration::from_millis(250);
 /// The kernel's buffer of a process that reads nothing holds so many packets.
 const HELD: usize = 400;
-/// Delays vary by so much from one packet to the next.
-const JITTER: Duration = Duration::from_millis(4);
 const PORT: u16 = 7423;
 
 #[derive(Debug)]

@@ -171,7 +171,8 @@ impl Seed {
         } else {
             let pieces = FIRST.div_duration_f64(self.relay.piece()) as u64;
             let last = from.plus(pieces).min(head);
-            let first = FIRST.min(self.relay.piece() * (last.0 - from.0).min(pieces) as u32);
+            let first =
+                FIRST.min(self.relay.piece() * last.0.saturating_sub(from.0).min(pieces) as u32);
             let idle = self.relay.uplink.backlog() < START_BACKLOG;
             if idle && (free_of_charge || self.first.affords(first, now)) {
                 self.first.pay(first);

@@ -70,7 +70,7 @@ impl Viewer {
             latency_ms: self.settings.latency.as_millis().min(u128::from(u32::MAX)) as u32,
             relay: self.settings.relay,
             // What is not known yet is none.
-            upload: self.relay.uplink.rate().unwrap_or(self.settings.upload),
+            upload: self.relay.uplink.rate().unwrap_or(Bitrate(u64::MAX)),
             port: self.settings.port,
             proof: Bytes::new(),
         };

@@ -15,7 +15,7 @@ use crate::candidates::Candidates;
 use crate::children::{CHILD_SILENCE, Taken, outweighs};
 use crate::clock::ClockMap;
 use crate::cutter::Format;
-use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
+use crate::ids::{Bitrate, Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
 use crate::message::{
     Candidate, Have, Hello, MAX_CANDIDATES, MAX_DEPTH, MAX_PULL, Message, NoStripe, Refusal,
     Report, Start, VERSION, Welcome,
@@ -537,7 +537,7 @@ impl Viewer {
             queue_ms: self.relay.queue_ms(now),
             delay_ms: self.relay.peers.get(&seed).map_or(0, |p| p.owd_ms),
             reserve: self.relay.children.reserve().min(usize::from(u16::MAX)) as u16,
-            upload: self.relay.uplink.rate().unwrap_or(self.settings.upload),
+            upload: self.relay.uplink.rate().unwrap_or(Bitrate(u64::MAX)),
         };
         self.reported_room = (self.relay.children.slots(), self.relay.children.spare());
         self.last_lag_ms = report.lag_ms;

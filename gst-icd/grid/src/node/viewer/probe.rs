@@ -13,7 +13,7 @@ const AROUND: usize = 60;
 const TRAINS: usize = 2;
 /// Who plays at once does not let its start wait behind a train.
 const AFTER_START: Duration = Duration::from_millis(500);
-/// A train that is not answered by then is lost with its connection.
+/// A train that is not answered by then found that a line carries less than that.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Trains, and what they found.
@@ -43,8 +43,14 @@ impl Viewer {
         let early = self
             .started
             .is_some_and(|(at, _)| now.saturating_duration_since(at) < AFTER_START);
-        let lost = |(_, _, at): (u32, u32, Instant)| now.saturating_duration_since(at) > PATIENCE;
-        if early || self.probe.away.is_some_and(|away| !lost(away)) {
+        if early {
+            return;
+        }
+        if let Some((_, _, at)) = self.probe.away {
+            if now.saturating_duration_since(at) > PATIENCE {
+                self.probe.away = None;
+                self.train_took(PATIENCE, now);
+            }
             return;
         }
         let first = self.relay.ping(seed, now);
@@ -69,7 +75,11 @@ impl Viewer {
             return;
         };
         self.probe.away = None;
-        let took = time.since(began).max(Duration::from_micros(100));
+        self.train_took(time.since(began), now);
+    }
+
+    fn train_took(&mut self, took: Duration, now: Instant) {
+        let took = took.max(Duration::from_micros(100));
         let bytes = (TRAIN * (PAD + AROUND)) as f64;
         self.probe.found.push(bytes / took.as_secs_f64());
         if self.probe.is_done() {
