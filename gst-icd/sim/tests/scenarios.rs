@@ -140,8 +140,8 @@ fn a_fifth_that_vanishes_over_quic() {
 }
 
 #[test]
-fn fifteen_more_over_quic() {
-    holds_over_quic("83-thirty-flash");
+fn some_that_stand_still_over_quic() {
+    holds_over_quic("84-thirty-stall");
 }
 
 #[test]
