@@ -1,6 +1,7 @@
 //! What the tests of the plugin share: finding it, feeding it, recording what comes out.
 
 pub mod account;
+#[cfg(unix)]
 pub mod crowd;
 #[cfg(target_os = "linux")]
 pub mod lab;

@@ -72,6 +72,10 @@ impl Base {
     }
 }
 
+fn long_ago(at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(at) > CEILING
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Capacity {
@@ -145,11 +149,12 @@ impl Capacity {
         self.rate = self.rate.min(self.cap);
     }
 
-    /// A line is taken to carry so many bytes per second until a queue shows.
-    pub fn set_least(&mut self, least: f64) {
+    /// A line is taken to carry so many bytes per second until a queue shows, and again when that is
+    /// long ago: one that lost all its children would never learn that it carries more.
+    pub fn set_least(&mut self, least: f64, now: Instant) {
         self.least = match self.ceiling {
-            None => least.min(self.cap),
-            Some(_) => 0.0,
+            Some((_, at)) if !long_ago(at, now) => 0.0,
+            _ => least.min(self.cap),
         };
         self.rate = self.rate.max(self.least);
     }
@@ -219,24 +224,20 @@ impl Capacity {
         if now < self.rests_until {
             return;
         }
-        if several && self.queued > 0 || self.queued >= LOOKS {
+        if self.queued >= if several { 1 } else { LOOKS } {
             self.queued = 0;
             self.rests_until = now + REST;
-            if used {
-                let carries = delivered.min(self.rate);
-                self.ceiling = Some((carries, now));
-                self.rate = carries * FALL;
-            } else {
-                let carries = self.rate * STEP_DOWN;
-                self.ceiling = Some((carries, now));
-                self.rate = carries;
-            }
+            let carries = match used {
+                true => delivered.min(self.rate),
+                false => self.rate * STEP_DOWN,
+            };
+            self.ceiling = Some((carries, now));
+            self.rate = carries * FALL;
         } else if wait < FLAT && wanted {
-            let long_ago = |at| now.saturating_duration_since(at) > CEILING;
             let growth = match self.ceiling {
                 None => DOUBLE,
                 Some((ceiling, _)) if self.rate < ceiling * NEAR => BACK,
-                Some((_, at)) if long_ago(at) => AGAIN,
+                Some((_, at)) if long_ago(at, now) => AGAIN,
                 Some(_) => CREEP,
             };
             let seconds = elapsed.min(STEP * 2).as_secs_f64();
@@ -289,7 +290,7 @@ mod tests {
         for copies in [0.5, 1.0, 3.0, 10.0] {
             let now = Instant::now();
             let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
-            capacity.set_least(at(0.25));
+            capacity.set_least(at(0.25), now);
             let rates = course(&mut capacity, at(copies), 60, now);
             let found = rates.iter().position(|r| *r >= at(copies) * 0.85);
             assert!(found.is_some_and(|step| step < 20 * 50), "within 20 s");
@@ -304,7 +305,7 @@ mod tests {
     fn it_follows_a_line_that_narrows_within_three_seconds() {
         let now = Instant::now();
         let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
-        capacity.set_least(at(0.25));
+        capacity.set_least(at(0.25), now);
         course(&mut capacity, at(4.0), 30, now);
         let later = now + Duration::from_secs(30);
         let rates = course(&mut capacity, at(0.8), 3, later);
@@ -315,7 +316,7 @@ mod tests {
     fn one_child_with_a_slow_line_of_its_own_says_nothing_of_ours() {
         let now = Instant::now();
         let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
-        capacity.set_least(at(1.0));
+        capacity.set_least(at(1.0), now);
         for step in 0..50 {
             let now = now + 100 * MS * step;
             for child in 0..6 {
@@ -345,7 +346,7 @@ mod tests {
     fn nobody_asks_and_it_stays() {
         let now = Instant::now();
         let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
-        capacity.set_least(at(1.0));
+        capacity.set_least(at(1.0), now);
         for step in 0..50 {
             let now = now + 100 * MS * step;
             capacity.delivered(PeerId(1), BYTES, MS, now);
@@ -358,7 +359,7 @@ mod tests {
     fn it_never_goes_beyond_what_the_user_allows() {
         let now = Instant::now();
         let mut capacity = Capacity::new(Bitrate(4_000_000), now);
-        capacity.set_least(at(0.25));
+        capacity.set_least(at(0.25), now);
         let rates = course(&mut capacity, at(10.0), 30, now);
         assert!(rates.iter().all(|r| *r <= 500_000.0));
         capacity.set_cap(Bitrate(1_000_000));
@@ -369,7 +370,7 @@ mod tests {
     fn one_child_that_waits_for_a_lost_packet_says_nothing() {
         let now = Instant::now();
         let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
-        capacity.set_least(at(0.25));
+        capacity.set_least(at(0.25), now);
         capacity.found(at(10.0));
         let before = capacity.rate;
         for step in 0..100 {
@@ -385,18 +386,25 @@ mod tests {
     fn a_line_that_carries_less_than_anybody_thought_is_left_in_peace() {
         let now = Instant::now();
         let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
-        capacity.set_least(at(0.5));
-        let mut last = now;
+        capacity.set_least(at(0.5), now);
         for round in 0..10 {
             let from = now + Duration::from_secs(round * 2);
             course(&mut capacity, at(0.3), 2, from);
-            capacity.set_least(at(0.5));
-            last = from;
+            capacity.set_least(at(0.5), now);
         }
-        assert!(
-            capacity.rate < at(0.32),
-            "{} {last:?}",
-            capacity.rate / at(1.0)
-        );
+        assert!(capacity.rate < at(0.32), "{}", capacity.rate / at(1.0));
+    }
+
+    #[test]
+    fn who_lost_all_children_to_a_narrow_line_tries_again_in_a_minute() {
+        let now = Instant::now();
+        let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
+        capacity.set_least(at(0.25), now);
+        course(&mut capacity, at(0.02), 20, now);
+        let narrow = now + Duration::from_secs(20);
+        capacity.set_least(at(0.25), narrow);
+        assert!(capacity.rate < at(0.1), "no child fits in");
+        capacity.set_least(at(0.25), narrow + CEILING + MS);
+        assert_eq!(capacity.rate, at(0.25));
     }
 }

@@ -179,29 +179,33 @@ impl Uplink {
     /// Looks anew at what it can send, where that is found out: no less than `least` bytes per second;
     /// more if all slots are taken, and as long as nothing waits on the way.
     pub fn measure(&mut self, least: f64, wanted: bool, now: Instant) {
-        if let Some(capacity) = &mut self.capacity {
-            capacity.set_least(least);
-            capacity.look(wanted, self.overhead, now);
-            self.rate = Some(capacity.rate());
-        }
+        let beside = self.overhead;
+        self.learn(|capacity| {
+            capacity.set_least(least, now);
+            capacity.look(wanted, beside, now);
+        });
     }
 
     /// A first guess at what it carries, where that is found out, in bytes per second.
     pub fn found(&mut self, bytes_per_second: f64) {
-        if let Some(capacity) = &mut self.capacity {
-            capacity.found(bytes_per_second);
-            self.rate = Some(capacity.rate());
-        }
+        self.learn(|capacity| capacity.found(bytes_per_second));
+    }
+
+    /// Follows what is found out; false if nothing is.
+    fn learn(&mut self, what: impl FnOnce(&mut Capacity)) -> bool {
+        let Some(capacity) = &mut self.capacity else {
+            return false;
+        };
+        what(capacity);
+        self.rate = Some(capacity.rate());
+        true
     }
 
     /// Changes the cap.
     pub fn set_rate(&mut self, rate: Option<Bitrate>) {
-        match &mut self.capacity {
-            Some(capacity) => {
-                capacity.set_cap(rate.unwrap_or(Bitrate(u64::MAX)));
-                self.rate = Some(capacity.rate());
-            }
-            None => self.rate = rate,
+        let cap = rate.unwrap_or(Bitrate(u64::MAX));
+        if !self.learn(|capacity| capacity.set_cap(cap)) {
+            self.rate = rate;
         }
     }
 
@@ -399,8 +403,7 @@ impl Uplink {
             if delivered {
                 lane.progress = Some(now);
                 let delay = now.saturating_duration_since(at);
-                let least = lane.least_delay.map_or(delay, |d| d.min(delay));
-                lane.least_delay = Some(least);
+                lane.least_delay = Some(lane.least_delay.map_or(delay, |d| d.min(delay)));
                 if let Some(capacity) = &mut self.capacity {
                     capacity.delivered(peer, on_wire(bytes) as usize, delay, now);
                 }

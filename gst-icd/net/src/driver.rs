@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use icd_grid::{Action, Close, Event, Input, Lost, Media, Node, NodeId, PeerId, Stats, Target};
 use quinn::Endpoint;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use crate::connection::{Inbox, Line, code};
 use crate::dial::dial;
@@ -176,7 +177,9 @@ impl Driver {
     pub(crate) async fn run(mut self) -> Endpoint {
         let (inbox, mut facts) = mpsc::channel(MAX_INBOX);
         let (arrived, mut arrivals) = mpsc::channel(64);
-        let accept = tokio::spawn(accept(self.wires.endpoint.clone(), arrived.clone()));
+        // Ends with this task, however that ends.
+        let mut strangers = JoinSet::new();
+        strangers.spawn(accept(self.wires.endpoint.clone(), arrived.clone()));
         let mut carry = Carry {
             lines: HashMap::new(),
             inbox,
@@ -238,7 +241,7 @@ impl Driver {
             }
             self.node.tick(now());
         }
-        accept.abort();
+        drop(strangers);
         self.shut(&carry).await
     }
 

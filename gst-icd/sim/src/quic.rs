@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
 use icd_grid::piece::{PREFIX_BYTES, claimed};
-use icd_grid::{Action, Entry, Input, Media, MediaState, NodeId, StreamKey};
+use icd_grid::{Action, Input, Media, MediaState, NodeId, StreamKey};
 use icd_net::{Embedded, Key, Watch};
 use tokio::runtime::Runtime;
 
@@ -125,7 +125,8 @@ pub(crate) struct Quic {
     rng: fastrand::Rng,
     traffic: Traffic,
     key: StreamKey,
-    frames: u64,
+    /// What holds from the first frame on, until that is sent.
+    state: Option<MediaState>,
     next_frame: Duration,
     /// Lent to those that see as long as time passes.
     measure: Measure,
@@ -173,7 +174,10 @@ impl Quic {
             hosts: Vec::new(),
             rng,
             key,
-            frames: 0,
+            state: Some(MediaState {
+                media: b"film".to_vec().into(),
+                own_timeline: false,
+            }),
             next_frame: Duration::ZERO,
         };
         this.plug(node, &Key::from(signing), line);
@@ -219,21 +223,10 @@ impl Quic {
     }
 
     fn frame(&mut self) {
-        let frame = self.traffic.frame();
-        let media = MediaState {
-            media: b"film".to_vec().into(),
-            own_timeline: false,
-        };
-        let item = Input::Item {
-            data: vec![self.frames as u8; frame.bytes].into(),
-            entry: if frame.join { Entry::Join } else { Entry::None },
-            at: self.now(),
-            state: (self.frames == 0).then_some(media),
-        };
+        let item = self.traffic.item(self.now(), self.state.take());
         if let Some(seed) = &self.hosts[0].node {
             seed.offer(item);
         }
-        self.frames += 1;
         self.next_frame += self.traffic.interval();
     }
 

@@ -1,9 +1,9 @@
 //! What the broadcaster sends: frames of some sizes at some times.
 
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use icd_grid::Bitrate;
+use icd_grid::{Bitrate, Entry, Input, MediaState};
 
 /// A kind of stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -91,6 +91,18 @@ impl Traffic {
         match self.stream {
             Stream::Audio => SOUND,
             _ => FRAME,
+        }
+    }
+
+    /// The next frame, as it enters the seed then.
+    pub fn item(&mut self, at: Instant, state: Option<MediaState>) -> Input {
+        let fill = self.next as u8;
+        let frame = self.frame();
+        Input::Item {
+            data: vec![fill; frame.bytes].into(),
+            entry: if frame.join { Entry::Join } else { Entry::None },
+            at,
+            state,
         }
     }
 

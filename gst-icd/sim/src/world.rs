@@ -8,8 +8,7 @@ use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use icd_grid::piece::{Hop, PREFIX_BYTES, claimed};
 use icd_grid::{
-    Action, Bitrate, Entry, Event, Input, MediaState, Node, NodeId, PeerId, Seq, Stats, StreamKey,
-    Target,
+    Action, Bitrate, Event, Input, MediaState, Node, NodeId, PeerId, Seq, Stats, StreamKey, Target,
 };
 
 use crate::measure::Measure;
@@ -252,14 +251,8 @@ impl World {
         if self.over {
             return;
         }
-        let frame = self.traffic.frame();
         let at = self.now;
-        let item = Input::Item {
-            data: vec![self.frames as u8; frame.bytes].into(),
-            entry: if frame.join { Entry::Join } else { Entry::None },
-            at,
-            state: self.state.take(),
-        };
+        let item = self.traffic.item(at, self.state.take());
         self.hosts[0].node.handle(item, at);
         self.frames += 1;
         self.at(at + self.traffic.interval(), 0, What::Frame);

@@ -1,5 +1,6 @@
 //! Wires the rooms of the grid together; no policy of its own.
 
+mod past;
 mod relay;
 mod seed;
 mod stats;

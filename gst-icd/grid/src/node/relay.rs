@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use crate::bucket::Bucket;
 use crate::children::{Asker, BASE, Child, Children, feeds_many, slots};
 use crate::cutter::Format;
-use crate::ids::{Bitrate, Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
+use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{BadMessage, Candidate, Have, MAX_HOLES, MAX_PULL, Message};
+use crate::node::past::{BEHIND, FILL, Turn};
 use crate::node::{Action, Close, Event, PeerStats};
 use crate::piece::{Hop, Piece, Why};
 use crate::policy::Policy;
@@ -44,27 +45,12 @@ const GIVEN: f64 = 2.0;
 const MAX_PINGS: usize = 4;
 /// A piece that is not confirmed for this long is given up by the transport.
 const GIVE_UP: Duration = Duration::from_secs(2);
-/// Backlog yields to pushes and pulls: it is queued as if it came this much later.
-const BEHIND: Duration = Duration::from_secs(3600);
 /// Clocks of two machines drift apart by at most so much (quartz: 50 ppm each).
 const DRIFT_US_PER_S: f64 = 100.0;
 /// An uplink that is not known yet is taken to carry so many stripes (design: distribution, 7), each with
 /// so much for headers, and what is given to none (see the children).
 const LEAST_SLOTS: f64 = 2.0;
 const SLOT_OVERHEAD: f64 = 1.1;
-/// What a new root of a stripe may have missed: longer than it takes to find one.
-const FILL: Duration = Duration::from_secs(4);
-/// Pieces of a stripe that come at once with a subscription; more is a start.
-const MOVED: usize = 4;
-/// More of it than that is queued as if it came in steps of this (notes on the algorithm, section 2,
-/// have 20 ms; simulated, those cost the others pieces at load 0.95, and behind all pushes what a
-/// newcomer begins with comes too late).
-const PACED: Duration = Duration::from_millis(60);
-/// But behind all else where the uplink's queue is as long as this: in a crowd.
-const CALM_QUEUE: Duration = Duration::from_millis(60);
-/// To one that feeds many, so many: a second and more passes from the death of a node to the next
-/// feed, and what comes late is late for all below.
-const MOVED_STRONG: usize = 8;
 /// A child that confirms nothing for so long gives its place to one that lost its parent.
 const SILENT_CHILD: Duration = Duration::from_millis(250);
 /// A connection that says no hello for so long is closed.
@@ -162,7 +148,7 @@ impl Relay {
     pub(super) fn new(
         me: NodeId,
         bounds: Bounds,
-        upload: Option<Bitrate>,
+        uplink: Uplink,
         random: u64,
         now: Instant,
     ) -> Self {
@@ -174,7 +160,7 @@ impl Relay {
             peers: BTreeMap::new(),
             window: Window::new(bounds),
             children: Children::default(),
-            uplink: Uplink::new(upload, now),
+            uplink,
             headers: BTreeMap::new(),
             rng: fastrand::Rng::with_seed(random),
             policy: Policy::default(),
@@ -553,22 +539,14 @@ impl Relay {
         let head = self.window.head().unwrap_or(from);
         let mut pieces = self.since(from, stripe);
         pieces.retain(|(seq, _)| *seq <= last);
-        // What a child misses by its move is as urgent as what follows; that is not much.
         let strong = stripe
             .and_then(|stripe| self.children.get(peer, stripe))
             .is_some_and(|child| feeds_many(child.strength, format.stripes));
-        let most = if strong { MOVED_STRONG } else { MOVED };
-        let moved = stripe.is_some() && pieces.len() <= most;
-        let calm = !self.lends && self.uplink.delay(now) < CALM_QUEUE;
+        let queue = (!self.lends).then(|| self.uplink.delay(now));
+        let turn = Turn::of(pieces.len(), stripe.is_some(), strong, queue);
         for (n, (seq, bytes)) in (0..).zip(pieces) {
-            // From the seed, behind all that others wait for, since a start must not delay the grid;
-            // among those that start, as old as it is: what is due first goes first.
             let age = format.piece * head.0.saturating_sub(seq.0).min(100_000) as u32;
-            let order = match moved {
-                true => now,
-                false if calm => now + PACED * n,
-                false => now + BEHIND.saturating_sub(age),
-            };
+            let order = turn.order(n, age, now);
             self.uplink
                 .push(peer, seq, bytes, Why::Backlog, order, now + ttl, now);
         }

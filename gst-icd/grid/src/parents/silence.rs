@@ -151,6 +151,20 @@ mod tests {
     }
 
     #[test]
+    fn one_far_away_is_missed_as_soon_as_its_pieces_are() {
+        let (mut parents, start) = fed(&[2, 2, 3, 3]);
+        let far = |n| Neighbour {
+            rtt: 150 * MS,
+            ..neighbour(n, 5)
+        };
+        let (at, steps) = until_a_step(&mut parents, start, 2, &[far(2), far(3)]);
+        assert!(steps.contains(&Step::Dead(PeerId(2))), "{steps:?}");
+        // It was heard last at 360 ms, and 300 ms and half a round trip are over; its first stripe was
+        // passed by another at 560 ms, and is a round of 160 ms and 20 ms behind.
+        assert!(at <= 745 * MS, "{at:?}");
+    }
+
+    #[test]
     fn when_all_flows_nothing_is_done() {
         let (mut parents, start) = fed(&[2, 2, 3, 3]);
         let around = [neighbour(2, 5), neighbour(3, 5)];

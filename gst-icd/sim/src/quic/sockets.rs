@@ -17,6 +17,7 @@ use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::sync::Notify;
 
+use super::now;
 use crate::network::{JITTER, Line, Link};
 
 /// IP and UDP headers of a packet.
@@ -71,10 +72,6 @@ struct Air {
 pub(super) struct Network {
     air: Arc<Mutex<Air>>,
     more: Arc<Notify>,
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 /// Where a host is.

@@ -19,6 +19,7 @@ use crate::record::{Beacon, Signed, StreamHeader, Ticket, contact};
 use crate::release::Release;
 use crate::seat::{Member, Place, Pulse, Seat};
 use crate::trust::{Sign, Verify};
+use crate::uplink::Uplink;
 use crate::window::Bounds;
 
 /// The rate is announced anew, at a join point, when it differs by more than this share.
@@ -95,7 +96,8 @@ impl Seed {
             bytes: settings.buffer_bytes,
         };
         let me = NodeId(signer.key().0);
-        let mut relay = Relay::new(me, bounds, settings.upload, random, now);
+        let uplink = Uplink::new(settings.upload, now);
+        let mut relay = Relay::new(me, bounds, uplink, random, now);
         relay.policy = settings.policy;
         relay.children.insertion = settings.policy.insertion;
         relay.lends = true;

@@ -157,10 +157,11 @@ impl Viewer {
             bytes: WINDOW_BYTES,
         };
         let verifier = settings.stream.and_then(make_verifier);
-        let mut relay = Relay::new(me, bounds, Some(settings.upload), random, now);
-        if settings.measure {
-            relay.uplink = Uplink::measured(settings.upload, now);
-        }
+        let uplink = match settings.measure {
+            true => Uplink::measured(settings.upload, now),
+            false => Uplink::new(Some(settings.upload), now),
+        };
+        let mut relay = Relay::new(me, bounds, uplink, random, now);
         relay.gives = settings.relay;
         relay.policy = settings.policy;
         relay.children.insertion = settings.policy.insertion;
