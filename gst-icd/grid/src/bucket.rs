@@ -20,13 +20,18 @@ impl Bucket {
 
     /// Takes one, if there is one; it fills by `rate` a second, to `burst` at most.
     pub fn take(&mut self, rate: f64, burst: u32, now: Instant) -> bool {
+        self.spend(1.0, rate, f64::from(burst), now)
+    }
+
+    /// Takes so much, if it holds as much; it fills by `rate` a second, to `burst` at most.
+    pub fn spend(&mut self, amount: f64, rate: f64, burst: f64, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.at).as_secs_f64();
         self.at = now;
-        self.left = (self.left + since * rate).min(f64::from(burst));
-        if self.left < 1.0 {
+        self.left = (self.left + since * rate).min(burst);
+        if self.left < amount {
             return false;
         }
-        self.left -= 1.0;
+        self.left -= amount;
         true
     }
 }

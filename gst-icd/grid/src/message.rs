@@ -81,11 +81,9 @@ pub struct Welcome {
     pub ticket: Signed<Ticket>,
     /// The seed's sign of life.
     pub beacon: Signed<Beacon>,
-    /// Viewers to ask.
-    pub candidates: Vec<Candidate>,
 }
 
-/// Where the stream begins for a viewer; sent after [`Welcome`], or when the stream begins.
+/// Where the stream begins for a viewer; sent after [`Welcome`] and candidates, when there is room.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
     /// First piece to play; it and those up to `head` are on their way.

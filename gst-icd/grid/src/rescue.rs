@@ -19,7 +19,7 @@ const MAX_TRIES: usize = 16;
 const SEED_NEEDS: Duration = Duration::from_millis(200);
 /// When every neighbour was asked in vain, they are asked again after this time.
 const AGAIN: Duration = Duration::from_millis(100);
-/// The seed, when it was busy, after this one.
+/// The seed, when it was busy, after this one, whatever is missing: answers are dear to a narrow one.
 const SEED_AGAIN: Duration = Duration::from_millis(40);
 /// Beyond a round trip. A peer that has said nothing for [`SPOKE`] gets no more.
 const LEAST_PATIENCE: Duration = Duration::from_millis(40);
@@ -56,6 +56,7 @@ pub struct Missing {
 #[derive(Debug, Clone, Copy)]
 struct Asked {
     peer: PeerId,
+    seed: bool,
     at: Instant,
     until: Instant,
 }
@@ -77,6 +78,8 @@ pub struct Rescue {
     /// Who did not answer in time, and when it was asked: a dead one shall cost that time once, not
     /// once for each piece.
     silent: BTreeMap<PeerId, Instant>,
+    /// Until when the seed is left in peace.
+    seed_rests: Option<Instant>,
 }
 
 impl Rescue {
@@ -91,8 +94,14 @@ impl Rescue {
         let wanted: BTreeSet<Seq> = missing.iter().map(|m| m.seq).collect();
         self.pulls.retain(|seq, _| wanted.contains(seq));
         for pull in self.pulls.values_mut() {
-            if let Some(asked) = pull.outstanding.take_if(|asked| asked.until <= now) {
-                self.silent.insert(asked.peer, asked.at);
+            let Some(asked) = pull.outstanding.take_if(|asked| asked.until <= now) else {
+                continue;
+            };
+            match asked.seed {
+                true => self.seed_rests = Some(now + SEED_AGAIN),
+                false => {
+                    self.silent.insert(asked.peer, asked.at);
+                }
             }
         }
         let peers_from = latency.mul_f64(PEERS_FROM);
@@ -141,6 +150,7 @@ impl Rescue {
         let asked = asked.filter(|(_, s)| !s.seed && !self.silent.contains_key(&s.peer));
         let asked: Vec<_> = asked.collect();
         let mut knowing = Vec::new();
+        let spared = self.seed_rests.is_some_and(|from| from > now);
         for item in due {
             let pull = self.pulls.entry(item.seq).or_default();
             knowing.clear();
@@ -171,7 +181,7 @@ impl Rescue {
                 .min_by_key(|s| (s.queue + s.rtt, s.peer));
             // A refusal that comes after the seed is to be asked comes too late.
             let answered = from_peer.map_or(Duration::ZERO, |s| s.rtt);
-            let to_seed = item.slack <= seed_from + answered;
+            let to_seed = item.slack <= seed_from + answered && !spared;
             let from_seed = sources.iter().filter(|s| s.seed && to_seed).find(usable);
             let Some(source) = (if to_seed {
                 from_seed.or(from_peer)
@@ -196,6 +206,7 @@ impl Rescue {
             }
             pull.outstanding = Some(Asked {
                 peer: source.peer,
+                seed: source.seed,
                 at: now,
                 until: now + source.rtt + patience,
             });
@@ -219,7 +230,10 @@ impl Rescue {
         {
             return false;
         }
-        pull.not_before = seed.then_some(now + SEED_AGAIN);
+        if seed {
+            self.seed_rests = Some(now + SEED_AGAIN);
+        }
+        pull.not_before = self.seed_rests.filter(|_| seed);
         !seed
     }
 
@@ -227,6 +241,7 @@ impl Rescue {
     pub fn clear(&mut self) {
         self.pulls.clear();
         self.silent.clear();
+        self.seed_rests = None;
     }
 }
 

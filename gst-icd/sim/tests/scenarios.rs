@@ -98,6 +98,11 @@ fn a_seed_that_carries_little() {
 }
 
 #[test]
+fn a_crowd_at_a_seed_that_carries_hardly_more_than_one_copy() {
+    holds("14-narrower-seed");
+}
+
+#[test]
 fn a_fifth_that_vanishes() {
     holds("08-silent");
 }

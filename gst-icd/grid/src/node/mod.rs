@@ -5,6 +5,7 @@ mod relay;
 mod seed;
 mod stats;
 mod viewer;
+mod words;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

@@ -10,6 +10,7 @@ use crate::cutter::Format;
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{BadMessage, Candidate, Have, MAX_HOLES, MAX_PULL, Message};
 use crate::node::past::{BEHIND, FILL, Turn};
+use crate::node::words::{Word, Words};
 use crate::node::{Action, Close, Event, PeerStats};
 use crate::piece::{Hop, Piece, Why};
 use crate::policy::Policy;
@@ -123,6 +124,7 @@ pub(super) struct Relay {
     pub(super) gives: bool,
     /// Children without a lease are roots: this is the seed.
     pub(super) lends: bool,
+    words: Words,
     pub(super) duplicates: u64,
     pub(super) bytes_sent: u64,
     actions: VecDeque<Action>,
@@ -166,6 +168,7 @@ impl Relay {
             policy: Policy::default(),
             gives: true,
             lends: false,
+            words: Words::new(now),
             duplicates: 0,
             bytes_sent: 0,
             actions: VecDeque::new(),
@@ -504,10 +507,17 @@ impl Relay {
         let most = (FILL.as_secs_f64() / piece.as_secs_f64()) as u64;
         let head = self.window.head().unwrap_or(from);
         let from = from.max(Seq(head.0.saturating_sub(most)));
+        // Nor shall it wait for what is pulled: that is the same.
+        let first = now.checked_sub(ROOT_FIRST).unwrap_or(now);
         for (seq, bytes) in self.since(from, Some(stripe)) {
             self.uplink
-                .push(peer, seq, bytes, Why::Backlog, now, expires, now);
+                .push(peer, seq, bytes, Why::Backlog, first, expires, now);
         }
+    }
+
+    /// Whether a seed may say it: see [`Words`].
+    pub(super) fn affords(&mut self, word: Word, now: Instant) -> bool {
+        self.words.affords(word, self.uplink.rate(), now)
     }
 
     fn since(&self, from: Seq, stripe: Option<StripeId>) -> Vec<(Seq, usize)> {
@@ -621,7 +631,8 @@ impl Relay {
                 _ => nak.push(seq),
             }
         }
-        if !nak.is_empty() {
+        let says = !self.lends || self.affords(Word::Nak(nak.len()), now);
+        if !nak.is_empty() && says {
             self.send(peer, &Message::Nak(nak));
         }
     }

@@ -69,6 +69,11 @@ impl Seed {
         self.relay.tell(Event::AskAdmission { peer, id, addr });
     }
 
+    pub(super) fn name_candidates(&mut self, peer: PeerId) {
+        let list = self.seat.candidates(peer, &mut self.relay.rng);
+        self.relay.send(peer, &Message::Candidates(list));
+    }
+
     /// Whether a viewer comes back: who was admitted is not refused.
     fn admitted(&self, id: NodeId, hello: &Hello) -> bool {
         let ticket = hello.ticket.as_ref().and_then(|t| t.open(&*self.verifier));
@@ -143,7 +148,6 @@ impl Seed {
             second_port: 0,
             ticket: self.ticket(id, now),
             beacon: self.beacon(now),
-            candidates: self.seat.candidates(peer, &mut self.relay.rng),
         };
         self.relay.send(peer, &Message::Welcome(welcome));
         let member = Member {

@@ -12,6 +12,7 @@ use crate::cutter::{Cut, Cutter, Entry, Format};
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{Hello, MAX_PROOF_BYTES, Message, NoStripe, Refusal, Start, VERSION, Welcome};
 use crate::node::relay::{Asks, MAX_HEADERS, Peer, Relay};
+use crate::node::words::Word;
 use crate::node::{Close, Event, Input, MediaState, SeedSettings, Stats};
 use crate::opening::{FIRST, From, Leads, Opening, Purse, Room, next_soon, opening};
 use crate::piece::{Piece, PieceInfo};
@@ -431,8 +432,9 @@ impl Seed {
                 self.check_drained();
             }
             Message::Find => {
-                let list = self.seat.candidates(peer, &mut self.relay.rng);
-                self.relay.send(peer, &Message::Candidates(list));
+                if self.relay.affords(Word::Candidates, now) {
+                    self.name_candidates(peer);
+                }
             }
             message => {
                 if let Message::Unsubscribe { stripe, .. } = message {

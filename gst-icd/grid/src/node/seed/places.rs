@@ -98,6 +98,12 @@ impl Seed {
             true => self.alone(free, slots),
             false => opening(room, overdue),
         };
+        // Who comes back needs no candidates.
+        let opening = match opening {
+            Opening::Wait => opening,
+            _ if resume.is_some() || self.relay.affords(Word::Start, now) => opening,
+            _ => Opening::Wait,
+        };
         let by_seed = match opening {
             // Who comes back is told at once that this is the life it knows; it has parents.
             Opening::Wait if resume.is_some() => false,
@@ -148,6 +154,9 @@ impl Seed {
                     .children
                     .add(peer, StripeId(k), true, strength, now);
             }
+        }
+        if resume.is_none() {
+            self.name_candidates(peer);
         }
         let start = Start {
             from,

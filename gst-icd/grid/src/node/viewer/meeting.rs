@@ -342,7 +342,7 @@ impl Viewer {
                 return;
             };
             let again = match self.parents.at_rest(now) {
-                true => self.contact(),
+                true => contact(self.grid() * RESTED),
                 false => SEED_PING,
             };
             if state.unanswered(now) > SEED_SILENCE {

@@ -50,6 +50,9 @@ const FULL: Duration = Duration::from_millis(200);
 /// What it can give changed: newcomers may wait for it.
 const REPORT_SOON: Duration = Duration::from_millis(250);
 const SEED_PING: Duration = Duration::from_secs(1);
+/// Where every stripe comes as it should, it is pinged as if the grid had so many times the viewers:
+/// nothing depends on it, and the answers to all are a tenth of what a seed of one copy has.
+const RESTED: usize = 2;
 /// The seed is gone when it answers nothing for this long.
 const SEED_SILENCE: Duration = Duration::from_secs(3);
 const REDIAL: Duration = Duration::from_millis(100);
@@ -377,7 +380,6 @@ impl Viewer {
             self.relay.tell(Event::PeerAdded { id, addr });
         }
         self.beacon(peer, &welcome.beacon, now);
-        self.candidates(welcome.candidates, now);
         if self.started.is_none() {
             self.set_status(Status::Waiting);
         }
@@ -506,9 +508,14 @@ impl Viewer {
         }
     }
 
-    /// From one report to the seed, and from one ping, to the next.
+    /// From one report to the seed to the next.
     fn contact(&self) -> Duration {
-        contact(self.beacon.map_or(0, |beacon| beacon.viewers as usize))
+        contact(self.grid())
+    }
+
+    /// Viewers in the grid, as the seed says.
+    fn grid(&self) -> usize {
+        self.beacon.map_or(0, |beacon| beacon.viewers as usize)
     }
 
     fn report(&mut self, now: Instant) {

@@ -1,0 +1,125 @@
+//! What a seed with a narrow uplink may say to those that ask.
+//!
+//! Messages go before pieces. Of a seed that carries little more than one copy of the stream, the answers
+//! to a crowd, or to all that miss one piece, would take what the roots live from; they would miss more
+//! and ask more, and the grid would not come back. So each kind of answer has a share of the uplink.
+//! Simulated with 1.2 copies and three hundred that come in ten seconds: without, one piece of a hundred
+//! is in time, for ever; with it, all or nearly all.
+
+use std::time::Instant;
+
+use crate::bucket::Bucket;
+use crate::ids::Bitrate;
+use crate::message::MAX_CANDIDATES;
+
+/// A message's own bytes in a packet of its own.
+const PACKET: f64 = 60.0;
+/// Of a candidate; of a piece's number; of the stream's header and the first words with a newcomer, caps
+/// of a usual size among them.
+const CANDIDATE: f64 = 45.0;
+const NUMBER: f64 = 8.0;
+const START: f64 = 500.0;
+/// At once, where a share of the uplink is less: so many of a kind.
+const AT_ONCE: f64 = 16.0;
+
+/// An answer that may have to wait, or is not given.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Word {
+    /// Where the stream begins, and whom to ask. The newcomer waits.
+    Start,
+    /// More viewers to ask. Who hears none asks again, after a longer time.
+    Candidates,
+    /// It has not this many pieces, or is busy. Who hears nothing asks again, after a longer time.
+    Nak(usize),
+}
+
+impl Word {
+    /// About so many bytes, and the share of the uplink that all of the kind get.
+    fn costs(self) -> (f64, f64) {
+        let candidates = CANDIDATE * MAX_CANDIDATES as f64 + PACKET;
+        match self {
+            Self::Start => (START + candidates, 0.05),
+            Self::Candidates => (candidates, 0.03),
+            Self::Nak(pieces) => (PACKET + NUMBER * pieces as f64, 0.03),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Words {
+    starts: Bucket,
+    candidates: Bucket,
+    naks: Bucket,
+}
+
+impl Words {
+    pub(super) fn new(now: Instant) -> Self {
+        let full = Bucket::new(u32::MAX, now);
+        Self {
+            starts: full,
+            candidates: full,
+            naks: full,
+        }
+    }
+
+    /// Whether an uplink has room for it; one without a limit always has.
+    pub(super) fn affords(&mut self, word: Word, uplink: Option<Bitrate>, now: Instant) -> bool {
+        let Some(uplink) = uplink else { return true };
+        let (bytes, share) = word.costs();
+        let bucket = match word {
+            Word::Start => &mut self.starts,
+            Word::Candidates => &mut self.candidates,
+            Word::Nak(_) => &mut self.naks,
+        };
+        let rate = uplink.bytes_per_second() * share;
+        bucket.spend(bytes, rate, rate.max(bytes * AT_ONCE), now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Of so many that ask in ten seconds, how many are answered.
+    fn answered(word: Word, uplink: Option<Bitrate>, asked: u32) -> u32 {
+        let now = Instant::now();
+        let mut words = Words::new(now);
+        let step = Duration::from_secs(10) / asked;
+        let affords = |n: &u32| words.affords(word, uplink, now + step * *n);
+        (0..asked).filter(affords).count() as u32
+    }
+
+    #[test]
+    fn a_narrow_uplink_answers_a_share_and_a_wide_one_all() {
+        let narrow = Some(Bitrate(3_300_000));
+        for word in [Word::Start, Word::Candidates, Word::Nak(1)] {
+            let (bytes, share) = word.costs();
+            let least = 10.0 * narrow.map_or(0.0, Bitrate::bytes_per_second) * share / bytes;
+            let many = answered(word, narrow, 10_000);
+            assert!((least..least * 1.2 + AT_ONCE).contains(&f64::from(many)));
+            assert_eq!(answered(word, None, 10_000), 10_000);
+            assert_eq!(answered(word, Some(Bitrate(1_000_000_000)), 10_000), 10_000);
+        }
+    }
+
+    #[test]
+    fn a_few_are_answered_at_once_however_narrow_it_is() {
+        let mut words = Words::new(Instant::now());
+        let now = Instant::now();
+        let mut affords = || words.affords(Word::Start, Some(Bitrate(100_000)), now);
+        assert!((0..16).all(|_| affords()) && !affords());
+    }
+
+    #[test]
+    fn one_kind_does_not_take_the_share_of_another() {
+        let now = Instant::now();
+        let mut words = Words::new(now);
+        let narrow = Some(Bitrate(3_300_000));
+        while words.affords(Word::Nak(8), narrow, now) {}
+        assert!(words.affords(Word::Candidates, narrow, now));
+        assert!(words.affords(Word::Start, narrow, now));
+    }
+}
