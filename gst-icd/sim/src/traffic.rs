@@ -36,6 +36,8 @@ impl FromStr for Stream {
 const FRAME: Duration = Duration::from_millis(40);
 /// AAC: 1,024 samples at 48 kHz.
 const SOUND: Duration = Duration::from_micros(21_333);
+/// Frames from one join point to the next, in half a second and a little more.
+const SOUND_JOINS: u64 = 24;
 const GOP: u64 = 50;
 const PEAK: f64 = 8.0;
 /// Sizes in bytes of frames in their order; a `k` marks key frames. See the file's head.
@@ -113,7 +115,8 @@ impl Traffic {
         let key = n.is_multiple_of(GOP);
         let (share, join) = match self.stream {
             Stream::Constant => (1.0, key),
-            Stream::Audio => (1.0, true),
+            // Every frame is one, and the sink takes those that are far enough apart.
+            Stream::Audio => (1.0, n.is_multiple_of(SOUND_JOINS)),
             Stream::Peaks => {
                 let delta = GOP as f64 / (GOP as f64 + PEAK - 1.0);
                 (if key { delta * PEAK } else { delta }, key)
