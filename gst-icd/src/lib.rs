@@ -5,6 +5,7 @@
 // The macro that defines the plugin makes public items without documentation.
 #![allow(missing_docs)]
 
+mod access;
 mod application;
 pub mod icdsink;
 pub mod icdsrc;

@@ -122,10 +122,40 @@ pub(crate) fn number(name: &str, value: &str, range: RangeInclusive<u64>) -> Res
     })
 }
 
+/// The value of a parameter that sets a property to true or false.
+pub(crate) fn flag(name: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "true" | "yes" | "1" => Ok(true),
+        "false" | "no" | "0" => Ok(false),
+        _ => Err(format!("{name}={value}: true or false is expected")),
+    }
+}
+
 /// What is said of a parameter that is none of `known`.
 pub(crate) fn unknown(element: &str, name: &str, known: &[&str]) -> String {
     let known = known.join(", ");
     format!("{element} has no URI parameter {name:?}, but these: {known}")
+}
+
+/// A URI without one of its parameters.
+pub(crate) fn without(text: &str, parameter: &str) -> String {
+    let (rest, fragment) = match text.split_once('#') {
+        Some((rest, fragment)) => (rest, Some(fragment)),
+        None => (text, None),
+    };
+    let Some((base, query)) = rest.split_once('?') else {
+        return text.into();
+    };
+    let is_it = |pair: &&str| unescape(pair.split('=').next().unwrap_or_default()) == parameter;
+    let kept: Vec<_> = query.split('&').filter(|pair| !is_it(pair)).collect();
+    let mut text = base.to_string();
+    if !kept.is_empty() {
+        text = format!("{text}?{}", kept.join("&"));
+    }
+    match fragment {
+        Some(fragment) => format!("{text}#{fragment}"),
+        None => text,
+    }
 }
 
 fn split_host(text: &str) -> Result<(String, Option<u16>), BadUri> {
@@ -230,6 +260,23 @@ mod tests {
             uri.parameters,
             parameters.map(|(n, v)| (n.into(), v.into()))
         );
+    }
+
+    #[test]
+    fn a_parameter_is_left_out_however_it_is_written() {
+        for (text, rest) in [
+            ("icd://a?token=x", "icd://a"),
+            (
+                "icd://a?latency=5&token=x&relay=no#f",
+                "icd://a?latency=5&relay=no#f",
+            ),
+            ("icd://a?%74oken=x&latency=5", "icd://a?latency=5"),
+            ("icd://a?tokens=1", "icd://a?tokens=1"),
+            ("icd://a#?token=x", "icd://a#?token=x"),
+            ("icd://a", "icd://a"),
+        ] {
+            assert_eq!(without(text, "token"), rest);
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod record;
 pub mod release;
 pub mod rescue;
 pub mod seat;
+pub mod token;
 pub mod trust;
 pub mod uplink;
 pub mod window;

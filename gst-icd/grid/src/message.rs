@@ -134,6 +134,9 @@ pub enum Refusal {
         /// The longest that it serves, in milliseconds.
         most_ms: u32,
     },
+    /// The stream is private, and the token was not proven.
+    #[error("it does not prove the access token")]
+    Token,
 }
 
 /// Why a stripe is not given.

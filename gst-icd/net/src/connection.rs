@@ -8,6 +8,7 @@ use bytes::{Buf, Bytes};
 use icd_grid::message::MAX_MESSAGE_BYTES;
 use icd_grid::node::Close;
 use icd_grid::piece::{Hop, MAX_PAYLOAD_BYTES, PREFIX_BYTES};
+use icd_grid::token::BINDING_BYTES;
 use icd_grid::{Input, Lost, NodeId, PeerId, Seq};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::{Semaphore, mpsc};
@@ -26,6 +27,8 @@ const READING: Duration = Duration::from_secs(4);
 const MAX_PIECE_BYTES: usize = Hop::BYTES + PREFIX_BYTES + MAX_PAYLOAD_BYTES;
 /// A farewell may take so long.
 const FAREWELL: Duration = Duration::from_millis(200);
+/// Label of what both ends derive from the handshake (RFC 8446, 7.5).
+const BINDING: &[u8] = b"EXPORTER-icd-binding";
 /// The dialer opens the control stream at once.
 const CONTROL: Duration = Duration::from_secs(5);
 
@@ -57,11 +60,16 @@ impl Line {
         };
         tokio::spawn(async move {
             let addr = canonical(connection.remote_address());
-            if inbox
-                .send(Input::Connected { peer, id, addr })
-                .await
-                .is_err()
-            {
+            let mut binding = [0; BINDING_BYTES];
+            let derived = connection.export_keying_material(&mut binding, BINDING, b"");
+            let connected = Input::Connected {
+                peer,
+                id,
+                addr,
+                binding,
+            };
+            if derived.is_err() || inbox.send(connected).await.is_err() {
+                connection.close(code(Close::Fault), b"");
                 return;
             }
             let pieces = tokio::spawn(read_pieces(connection.clone(), peer, inbox.clone()));

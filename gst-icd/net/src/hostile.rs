@@ -28,6 +28,7 @@ fn settings() -> SeedSettings {
         buffer_bytes: 64 << 20,
         upload: None,
         max_viewers: None,
+        token: None,
         epoch: Epoch(1),
         policy: Policy::default(),
     }
@@ -60,6 +61,7 @@ fn viewer(key: &Key, seed: &SeedHandle) -> (ViewerHandle, Events) {
             max_peers: 24,
             port: 0,
             stream: Some(key.stream_key()),
+            token: None,
             policy: Policy::default(),
         },
     })

@@ -25,6 +25,7 @@ fn seed_of(key: &Key, port: u16, epoch: Epoch) -> SeedHandle {
             buffer_bytes: 64 << 20,
             upload: None,
             max_viewers: None,
+            token: None,
             epoch,
             policy: Policy::default(),
         },
@@ -47,6 +48,7 @@ fn viewer(key: &Key, port: u16) -> ViewerHandle {
             max_peers: 24,
             port: 0,
             stream: Some(key.stream_key()),
+            token: None,
             policy: Policy::default(),
         },
     };

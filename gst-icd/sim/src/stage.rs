@@ -235,6 +235,7 @@ impl Scenario {
             buffer_bytes: 256 << 20,
             upload: self.seed_upload,
             max_viewers: None,
+            token: None,
             epoch: Epoch(1),
             policy: self.policy,
         };
@@ -261,6 +262,7 @@ impl Scenario {
             max_peers: 100,
             port: 0,
             stream: Some(stream),
+            token: None,
             policy: self.policy,
         };
         Node::viewer(settings, me, self.make(), random, now)

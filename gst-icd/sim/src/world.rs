@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use icd_grid::piece::{Hop, PREFIX_BYTES, claimed};
+use icd_grid::token::BINDING_BYTES;
 use icd_grid::{
     Action, Bitrate, Event, Input, MediaState, Node, NodeId, PeerId, Seq, Stats, StreamKey, Target,
 };
@@ -349,6 +350,8 @@ impl World {
             peer,
             id: whose.id,
             addr: ([10, (n >> 16) as u8, (n >> 8) as u8, n as u8], 1).into(),
+            // No stream is private here.
+            binding: [0; BINDING_BYTES],
         };
         let to_host = connected(peer, &self.hosts[other], other);
         let to_other = connected(theirs, &self.hosts[host], host);

@@ -213,6 +213,7 @@ impl IcdSink {
                 buffer_bytes: usize::try_from(settings.max_buffer_bytes).unwrap_or(usize::MAX),
                 upload: settings.upload(),
                 max_viewers: settings.viewers(),
+                token: settings.access.token().map_err(wrong)?,
                 epoch: Epoch(epoch),
                 policy: Policy::default(),
             },
@@ -376,6 +377,8 @@ impl ObjectImpl for IcdSink {
                 }
             }
             "key-file" => settings.key_file = get_string().map(Into::into),
+            "access-token" => settings.access.token = get_string(),
+            "token-file" => settings.access.file = get_string().map(Into::into),
             "announce-address" => settings.announce_address = get_string(),
             "stream-name" => settings.stream_name = get_string().unwrap_or_default(),
             "buffer-time" => {
@@ -416,6 +419,7 @@ impl ObjectImpl for IcdSink {
                         .as_ref()
                         .map(|p| p.display().to_string())
                         .to_value(),
+                    "token-file" => s.access.file_name().to_value(),
                     "announce-address" => s.announce_address.to_value(),
                     "stream-name" => s.stream_name.to_value(),
                     "buffer-time" => (s.buffer_time.as_millis() as u32).to_value(),

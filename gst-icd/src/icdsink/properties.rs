@@ -32,6 +32,17 @@ pub(super) fn properties() -> Vec<glib::ParamSpec> {
             .blurb("File with the stream's private key (PEM, PKCS #8), made with mode 0600 if absent; without it the key, and so the URI, is new each time")
             .mutable_ready()
             .build(),
+        glib::ParamSpecString::builder("access-token")
+            .nick("Access token")
+            .blurb("Makes the stream private: viewers have to prove that they know this (write-only; 1 to 256 bytes; token-file keeps it out of the process list)")
+            .write_only()
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecString::builder("token-file")
+            .nick("Token file")
+            .blurb("File with the access token in its first line, instead of access-token; mode 0600")
+            .mutable_ready()
+            .build(),
         glib::ParamSpecString::builder("announce-address")
             .nick("Announce address")
             .blurb("Host name or address that the URI for viewers names (default: the first address that is routable)")

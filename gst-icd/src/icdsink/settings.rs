@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use icd_grid::{Bitrate, StreamKey};
 
+use crate::access::Access;
 use crate::uri::{IcdUri, bind, number, unknown};
 
 /// Range of `buffer-time`.
@@ -15,12 +16,13 @@ pub(crate) const BUFFER_TIME_MS: RangeInclusive<u64> = 500..=600_000;
 pub(crate) const BUFFER_BYTES: RangeInclusive<u64> = 1024 * 1024..=u64::MAX;
 
 /// Properties that parameters of a URI set; its address sets `address` and `port`.
-pub(crate) const PARAMETERS: [&str; 7] = [
+pub(crate) const PARAMETERS: [&str; 8] = [
     "buffer-time",
     "max-upload-bitrate",
     "max-viewers",
     "max-buffer-bytes",
     "key-file",
+    "token-file",
     "stream-name",
     "announce-address",
 ];
@@ -34,6 +36,7 @@ pub(crate) struct Settings {
     pub(crate) address: String,
     pub(crate) port: u16,
     pub(crate) key_file: Option<PathBuf>,
+    pub(crate) access: Access,
     /// As it was set.
     pub(crate) uri: Option<String>,
     /// From a URI; must be the key's.
@@ -54,6 +57,7 @@ impl Default for Settings {
             address: ALL.into(),
             port: icd_net::DEFAULT_PORT,
             key_file: None,
+            access: Access::default(),
             uri: None,
             expected_key: None,
             announce_address: None,
@@ -103,6 +107,7 @@ impl Settings {
                 "max-viewers" => new.max_viewers = number(0..=u64::from(u32::MAX))? as u32,
                 "max-buffer-bytes" => new.max_buffer_bytes = number(BUFFER_BYTES)?,
                 "key-file" => new.key_file = Some(value.into()),
+                "token-file" => new.access.file = Some(value.into()),
                 "stream-name" => new.stream_name.clone_from(value),
                 "announce-address" => new.announce_address = Some(value.clone()),
                 _ => return Err(unknown("icdsink", name, &PARAMETERS)),

@@ -266,6 +266,9 @@ impl ObjectImpl for IcdSrc {
                 }
             }
             "latency" => settings.latency = Duration::from_millis(u64::from(number())),
+            "seed-only" => settings.seed_only = value.get().expect("type checked upstream"),
+            "access-token" => settings.access.token = text(),
+            "token-file" => settings.access.file = text().map(Into::into),
             "relay" => settings.relay = value.get().expect("type checked upstream"),
             "max-peers" => settings.max_peers = number(),
             "bind-address" => settings.bind_address = text().unwrap_or_default(),
@@ -288,6 +291,8 @@ impl ObjectImpl for IcdSrc {
                 match name {
                     "uri" => s.uri.as_ref().map(|(text, _)| text.clone()).to_value(),
                     "latency" => (s.latency.as_millis() as u32).to_value(),
+                    "seed-only" => s.seed_only.to_value(),
+                    "token-file" => s.access.file_name().to_value(),
                     "relay" => s.relay.to_value(),
                     "max-upload-bitrate" => s.max_upload.to_value(),
                     "max-peers" => s.max_peers.to_value(),

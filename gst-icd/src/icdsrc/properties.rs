@@ -22,10 +22,27 @@ pub(super) fn properties() -> Vec<glib::ParamSpec> {
             .default_value(d.latency.as_millis() as u32)
             .mutable_ready()
             .build(),
+        glib::ParamSpecString::builder("access-token")
+            .nick("Access token")
+            .blurb("What the broadcaster of a private stream asks for (write-only; in the URI: token=…, which is not read back). Proven, not sent, and only where the URI names the stream's KEY")
+            .write_only()
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecString::builder("token-file")
+            .nick("Token file")
+            .blurb("File with the access token in its first line, instead of access-token; mode 0600")
+            .mutable_ready()
+            .build(),
         glib::ParamSpecBoolean::builder("relay")
             .nick("Relay")
             .blurb("Relay the stream to other viewers; false for metered links")
             .default_value(d.relay)
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecBoolean::builder("seed-only")
+            .nick("Seed only")
+            .blurb("Take everything from the broadcaster, so that no other viewer learns this address; relays nothing, and the broadcaster serves only so many of those")
+            .default_value(d.seed_only)
             .mutable_ready()
             .build(),
         glib::ParamSpecUInt64::builder("max-upload-bitrate")

@@ -7,7 +7,8 @@ use std::time::Duration;
 use icd_grid::{Bitrate, Policy, ViewerSettings};
 use icd_net::ViewerConfig;
 
-use crate::uri::{BadUri, IcdUri, bind, number, unknown};
+use crate::access::Access;
+use crate::uri::{BadUri, IcdUri, bind, flag, number, unknown, without};
 
 /// Range of `latency`.
 pub(crate) const LATENCY_MS: RangeInclusive<u64> = 0..=600_000;
@@ -15,15 +16,20 @@ pub(crate) const LATENCY_MS: RangeInclusive<u64> = 0..=600_000;
 pub(crate) const PEERS: RangeInclusive<u64> = 1..=1000;
 
 /// Properties that parameters of a URI set.
-pub(crate) const PARAMETERS: [&str; 7] = [
+pub(crate) const PARAMETERS: [&str; 9] = [
     "latency",
+    "token-file",
     "relay",
+    "seed-only",
     "max-upload-bitrate",
     "max-peers",
     "bind-address",
     "bind-port",
     "timeout",
 ];
+
+/// The parameter of a URI that sets `access-token`, which nobody can read.
+const TOKEN: &str = "token";
 
 /// What `max-upload-bitrate=0` means until uplinks are measured: little enough for most lines.
 pub(crate) const CAUTIOUS_UPLOAD: Bitrate = Bitrate(4_000_000);
@@ -34,7 +40,9 @@ pub(crate) struct Settings {
     /// As the user wrote it, and understood.
     pub(crate) uri: Option<(String, IcdUri)>,
     pub(crate) latency: Duration,
+    pub(crate) access: Access,
     pub(crate) relay: bool,
+    pub(crate) seed_only: bool,
     pub(crate) max_upload: u64,
     pub(crate) max_peers: u32,
     pub(crate) bind_address: String,
@@ -50,7 +58,9 @@ impl Default for Settings {
         Self {
             uri: None,
             latency: Duration::from_millis(2000),
+            access: Access::default(),
             relay: true,
+            seed_only: false,
             max_upload: 0,
             // A strong uplink feeds one stripe each to so many.
             max_peers: 100,
@@ -76,7 +86,7 @@ impl Settings {
 
     /// Takes over what a URI says; nothing is changed if any of it is wrong.
     pub(crate) fn apply(&mut self, text: &str) -> Result<(), String> {
-        let uri = IcdUri::parse(text).map_err(|e| e.to_string())?;
+        let mut uri = IcdUri::parse(text).map_err(|e| e.to_string())?;
         if uri.hosts.iter().any(|(host, _)| host.is_empty()) {
             return Err(BadUri::NoHost.to_string());
         }
@@ -90,13 +100,10 @@ impl Settings {
             let number = |range| number(name, value, range);
             match name.as_str() {
                 "latency" => new.latency = Duration::from_millis(number(LATENCY_MS)?),
-                "relay" => {
-                    new.relay = match value.as_str() {
-                        "true" | "yes" | "1" => true,
-                        "false" | "no" | "0" => false,
-                        _ => return Err(format!("relay={value}: true or false is expected")),
-                    };
-                }
+                TOKEN => new.access.token = Some(value.clone()),
+                "token-file" => new.access.file = Some(value.into()),
+                "relay" => new.relay = flag(name, value)?,
+                "seed-only" => new.seed_only = flag(name, value)?,
                 "max-upload-bitrate" => new.max_upload = number(0..=u64::MAX)?,
                 "max-peers" => new.max_peers = number(PEERS)? as u32,
                 "bind-address" => new.bind_address.clone_from(value),
@@ -104,11 +111,18 @@ impl Settings {
                     new.bind_port = number(0..=u64::from(u16::MAX))? as u16;
                 }
                 "timeout" => new.timeout = Duration::from_millis(number(0..=u64::from(u32::MAX))?),
-                _ => return Err(unknown("icdsrc", name, &PARAMETERS)),
+                _ => {
+                    return Err(unknown(
+                        "icdsrc",
+                        name,
+                        &[&PARAMETERS[..], &[TOKEN]].concat(),
+                    ));
+                }
             }
         }
         new.bind()?;
-        new.uri = Some((text.into(), uri));
+        uri.parameters.retain(|(name, _)| name != TOKEN);
+        new.uri = Some((without(text, TOKEN), uri));
         new.wrong = None;
         *self = new;
         Ok(())
@@ -129,6 +143,12 @@ impl Settings {
                 "port 0 of {host} can't be dialed; copy the URI that icdsink shows"
             ));
         }
+        let token = self.access.token()?;
+        if token.is_some() && uri.key.is_none() {
+            return Err(
+                "a token is shown only to a broadcaster whose key is known; set uri=icd://KEY@host:port, as its icdsink shows it".into(),
+            );
+        }
         Ok(ViewerConfig {
             hosts: uri.hosts.clone(),
             address: self.bind()?,
@@ -138,10 +158,11 @@ impl Settings {
                 upload: self.upload(),
                 relay: self.relay,
                 measure: false,
-                seed_only: false,
+                seed_only: self.seed_only,
                 max_peers: self.max_peers as usize,
                 port: 0,
                 stream: uri.key,
+                token,
                 policy: Policy::default(),
             },
         })

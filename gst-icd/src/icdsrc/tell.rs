@@ -269,6 +269,12 @@ impl IcdSrc {
             Refusal::Version => {
                 "the broadcaster speaks another version of the protocol; update gst-icd"
             }
+            Refusal::Token if lock(&self.settings).access.is_set() => {
+                "the stream is private, and the access token is not the broadcaster's; ask there for the present one"
+            }
+            Refusal::Token => {
+                "the stream is private; set access-token, token-file, or token=… in the URI to what the broadcaster gives to viewers"
+            }
             Refusal::Ticket => "the admission is not valid; start the viewer again",
         };
         let structure = gst::Structure::builder("icd-refused").field("reason", text);

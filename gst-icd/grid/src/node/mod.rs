@@ -18,6 +18,7 @@ use crate::ids::{Bitrate, Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, Str
 use crate::message::Refusal;
 use crate::piece::Hop;
 use crate::policy::Policy;
+use crate::token::{Binding, Token};
 use crate::trust::{Sign, Verify};
 
 pub use stats::{Histogram, PeerStats, Stats};
@@ -33,6 +34,8 @@ pub struct SeedSettings {
     pub upload: Option<Bitrate>,
     /// Viewers, at most; none is unlimited.
     pub max_viewers: Option<usize>,
+    /// What viewers have to prove that they know; none admits all.
+    pub token: Option<Token>,
     /// The life that begins: UTC in milliseconds.
     pub epoch: Epoch,
     /// What is otherwise than usual.
@@ -58,6 +61,8 @@ pub struct ViewerSettings {
     pub port: u16,
     /// The stream's key from the URI; none trusts the seed's.
     pub stream: Option<StreamKey>,
+    /// What the seed of a private stream asks for. It is proven only where `stream` was known before.
+    pub token: Option<Token>,
     /// What is otherwise than usual.
     pub policy: Policy,
 }
@@ -76,6 +81,8 @@ pub enum Input {
         id: NodeId,
         /// Where.
         addr: SocketAddr,
+        /// What both ends derived from the handshake.
+        binding: Binding,
     },
     /// A connection ended, or never came to be.
     Disconnected {

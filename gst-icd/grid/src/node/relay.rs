@@ -15,6 +15,7 @@ use crate::node::{Action, Close, Event, PeerStats};
 use crate::piece::{Hop, Piece, Why};
 use crate::policy::Policy;
 use crate::record::{Beacon, Signed, StreamHeader};
+use crate::token::Binding;
 use crate::uplink::{LAST_SHARE, PULL_SHARE, Uplink};
 use crate::window::{Bounds, Offered, Window};
 
@@ -65,6 +66,8 @@ pub(super) const MAX_HEADERS: usize = 64;
 pub(super) struct Peer {
     pub(super) id: NodeId,
     pub(super) addr: SocketAddr,
+    /// What only the two ends know.
+    pub(super) binding: Binding,
     pub(super) since: Instant,
     /// It said hello and was let in.
     pub(super) ready: bool,
@@ -218,8 +221,7 @@ impl Relay {
     pub(super) fn connected(
         &mut self,
         peer: PeerId,
-        id: NodeId,
-        addr: SocketAddr,
+        (id, addr, binding): (NodeId, SocketAddr, Binding),
         now: Instant,
     ) -> (bool, Option<PeerId>) {
         let twin = self.peers.iter().find(|(_, p)| p.id == id).map(|(p, _)| *p);
@@ -239,6 +241,7 @@ impl Relay {
         let state = Peer {
             id,
             addr,
+            binding,
             since: now,
             ready: false,
             seed: false,

@@ -43,6 +43,8 @@ impl Seed {
             Some(Refusal::Version)
         } else if hello.stream.is_some_and(|key| key != self.signer.key()) {
             Some(Refusal::WrongStream)
+        } else if !self.proven(peer, &hello) {
+            Some(Refusal::Token)
         } else if Duration::from_millis(u64::from(hello.latency_ms)) > most
             && !self.admitted(id, &hello)
         {
@@ -72,6 +74,15 @@ impl Seed {
     pub(super) fn name_candidates(&mut self, peer: PeerId) {
         let list = self.seat.candidates(peer, &mut self.relay.rng);
         self.relay.send(peer, &Message::Candidates(list));
+    }
+
+    /// Whether a viewer may know of the stream: all may, or it knows the token.
+    fn proven(&self, peer: PeerId, hello: &Hello) -> bool {
+        let Some(token) = &self.settings.token else {
+            return true;
+        };
+        let state = self.relay.peers.get(&peer);
+        state.is_some_and(|p| token.is_proven_by(&hello.proof, self.signer.key(), &p.binding))
     }
 
     /// Whether a viewer comes back: who was admitted is not refused.

@@ -138,8 +138,13 @@ impl Seed {
 
     pub(super) fn handle(&mut self, input: Input, now: Instant) {
         match input {
-            Input::Connected { peer, id, addr } => {
-                let (_, twin) = self.relay.connected(peer, id, addr, now);
+            Input::Connected {
+                peer,
+                id,
+                addr,
+                binding,
+            } => {
+                let (_, twin) = self.relay.connected(peer, (id, addr, binding), now);
                 if let Some(twin) = twin {
                     self.gone(twin, "it connected anew");
                 }

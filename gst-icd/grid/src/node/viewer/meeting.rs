@@ -1,6 +1,7 @@
 //! Finding the seed and other viewers, and losing them.
 
 use super::*;
+use crate::token::Binding;
 
 impl Viewer {
     pub(super) fn new_dial(&mut self) -> PeerId {
@@ -11,8 +12,7 @@ impl Viewer {
     pub(super) fn connected(
         &mut self,
         peer: PeerId,
-        id: NodeId,
-        addr: std::net::SocketAddr,
+        (id, addr, binding): (NodeId, std::net::SocketAddr, Binding),
         now: Instant,
     ) {
         self.dialing.remove(&peer);
@@ -22,7 +22,7 @@ impl Viewer {
             return;
         }
         let is_seed = self.seed == Some(peer);
-        let (stays, twin) = self.relay.connected(peer, id, addr, now);
+        let (stays, twin) = self.relay.connected(peer, (id, addr, binding), now);
         if let Some(twin) = twin {
             self.drop_peer(twin, now);
         }
@@ -72,9 +72,22 @@ impl Viewer {
             // What is not known yet is none.
             upload: self.relay.uplink.rate().unwrap_or(Bitrate(u64::MAX)),
             port: self.settings.port,
-            proof: Bytes::new(),
+            proof: self.proof(peer),
         };
         self.relay.send(peer, &Message::Hello(hello));
+    }
+
+    /// That this viewer knows the token. Nobody but the seed hears it, and only one whose key was known
+    /// before it answered.
+    fn proof(&self, peer: PeerId) -> Bytes {
+        let known = self.known.zip(self.settings.token.as_ref());
+        let state = self.relay.peers.get(&peer).filter(|p| p.seed);
+        match known.zip(state) {
+            Some(((stream, token), seed)) => {
+                Bytes::copy_from_slice(&token.prove(stream, &seed.binding))
+            }
+            None => Bytes::new(),
+        }
     }
 
     /// Forgets a connection without telling anybody.
@@ -189,6 +202,7 @@ impl Viewer {
             .zip(self.verifier.as_ref())
             .and_then(|(ticket, verifier)| ticket.open(&**verifier));
         let good = hello.version == VERSION
+            && !self.settings.seed_only
             && ticket.is_some_and(|t| Some(t.node) == id && self.holds(t, now));
         let Some(state) = self.relay.peers.get_mut(&peer) else {
             return;

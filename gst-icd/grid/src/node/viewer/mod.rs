@@ -122,6 +122,8 @@ pub(super) struct Viewer {
     tidied: Instant,
     /// Who pushes a stripe that another feeds, since when.
     unwanted: BTreeMap<(PeerId, StripeId), Instant>,
+    /// The stream's key, where it was known before anybody answered.
+    known: Option<StreamKey>,
     rescue: Rescue,
     playout: Playout,
     clock: ClockMap,
@@ -159,7 +161,13 @@ impl Viewer {
             span: settings.latency * 2 + WINDOW_BEYOND,
             bytes: WINDOW_BYTES,
         };
-        let verifier = settings.stream.and_then(make_verifier);
+        // Who shall be seen by nobody can't serve anybody.
+        let settings = ViewerSettings {
+            relay: settings.relay && !settings.seed_only,
+            ..settings
+        };
+        let known = settings.stream;
+        let verifier = known.and_then(make_verifier);
         let uplink = match settings.measure {
             true => Uplink::measured(settings.upload, now),
             false => Uplink::new(Some(settings.upload), now),
@@ -194,6 +202,7 @@ impl Viewer {
             climbed: now,
             tidied: now,
             unwanted: BTreeMap::new(),
+            known,
             rescue: Rescue::default(),
             clock: ClockMap::new(now),
             fresh_clock: None,
@@ -228,7 +237,12 @@ impl Viewer {
 
     pub(super) fn handle(&mut self, input: Input, now: Instant) {
         match input {
-            Input::Connected { peer, id, addr } => self.connected(peer, id, addr, now),
+            Input::Connected {
+                peer,
+                id,
+                addr,
+                binding,
+            } => self.connected(peer, (id, addr, binding), now),
             Input::Disconnected { peer, why } => self.gone(peer, &why, now),
             Input::Message { peer, bytes } => {
                 if let Some(message) = self.relay.decode(peer, &bytes, now) {

@@ -1,0 +1,215 @@
+//! A private stream: who proves the token comes in, nobody else, and nobody sees it.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Mutex};
+
+use gst::prelude::*;
+use gst_icd_suite::processes::Scratch;
+use gst_icd_suite::{Record, complaint, init, launch, playing, until, viewers_uri};
+
+const TOKEN: &str = "open-sesame-4711";
+
+fn broadcast(settings: &str) -> gst::Pipeline {
+    let source = "videotestsrc is-live=true ! video/x-raw,format=GRAY8,width=32,height=32";
+    let sink = "icdsink name=seed address=127.0.0.1 port=0";
+    let pipeline = launch(&format!("{source} ! {sink} {settings}"));
+    pipeline.set_state(gst::State::Playing).expect("PLAYING");
+    pipeline
+}
+
+fn plays(got: &Record) {
+    let before = got.len();
+    until("it plays", || got.len() > before + 10);
+}
+
+fn stop(pipelines: impl IntoIterator<Item = gst::Pipeline>) {
+    for pipeline in pipelines {
+        pipeline.set_state(gst::State::Null).expect("NULL");
+    }
+}
+
+/// A file with the token, for its owner alone.
+fn token_file(folder: &Scratch) -> String {
+    let path = folder.path("token");
+    std::fs::write(&path, format!("{TOKEN}\n")).expect("the file is written");
+    let owner = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&path, owner).expect("its mode");
+    path.display().to_string()
+}
+
+#[test]
+fn who_knows_the_token_comes_in_and_nobody_else() {
+    init();
+    let folder = Scratch::new("private");
+    let file = token_file(&folder);
+    let seed = broadcast(&format!("token-file={file}"));
+    let uri = viewers_uri(&seed);
+    assert!(!uri.contains("token"), "who may come in is told elsewhere");
+    let mut viewers = Vec::new();
+    for settings in [
+        format!("uri={uri} access-token={TOKEN}"),
+        format!("uri={uri}?token={TOKEN}"),
+        format!("uri={uri}?latency=500&token={TOKEN}"),
+        format!("uri={uri} token-file={file}"),
+    ] {
+        let (viewer, got) = playing(&format!("icdsrc name=src {settings} ! fakesink"));
+        plays(&got);
+        viewers.push(viewer);
+    }
+    for (settings, said) in [
+        (String::new(), "the stream is private; set access-token"),
+        ("access-token=guess".into(), "is not the broadcaster's"),
+        (format!("access-token={TOKEN}2"), "is not the broadcaster's"),
+    ] {
+        let (viewer, got) = playing(&format!("icdsrc name=src uri={uri} {settings} ! fakesink"));
+        let complaint = complaint(&viewer);
+        assert!(complaint.contains(said), "{settings}: {complaint}");
+        assert!(got.is_empty());
+        viewers.push(viewer);
+    }
+    stop(viewers);
+    stop([seed]);
+}
+
+#[test]
+fn a_stream_without_a_token_takes_viewers_that_bring_one() {
+    init();
+    let seed = broadcast("");
+    let uri = viewers_uri(&seed);
+    let (viewer, got) = playing(&format!("icdsrc name=src uri={uri}?token=any ! fakesink"));
+    plays(&got);
+    stop([viewer, seed]);
+}
+
+#[test]
+fn it_is_shown_nowhere() {
+    init();
+    let log = Arc::new(Mutex::new(String::new()));
+    let lines = log.clone();
+    let function = gst::log::add_log_function(move |category, _, _, _, _, _, message| {
+        if category.name().starts_with("icd") {
+            let line = message.get().map(|m| m.to_string()).unwrap_or_default();
+            lines.lock().expect("no panic").push_str(&line);
+        }
+    });
+    gst::log::set_threshold_from_string("icd*:9", false);
+    let seed = broadcast(&format!("access-token={TOKEN}"));
+    let uri = viewers_uri(&seed);
+    let description = format!("icdsrc name=src uri={uri}?token={TOKEN} ! fakesink");
+    let (viewer, got) = playing(&description);
+    plays(&got);
+    gst::log::set_threshold_from_string("icd*:0", false);
+    gst::log::remove_log_function(function);
+    let src = viewer.by_name("src").expect("the source");
+    let sink = seed.by_name("seed").expect("the sink");
+    let mut shown = log.lock().expect("no panic").clone();
+    assert!(shown.contains("viewers join with"), "something is logged");
+    for pipeline in [&seed, &viewer] {
+        shown += &pipeline.debug_to_dot_data(gst::DebugGraphDetails::ALL);
+        while let Some(message) = pipeline.bus().expect("a bus").pop() {
+            shown += &format!("{message:?}");
+        }
+    }
+    for element in [&src, &sink] {
+        for property in element.list_properties() {
+            let readable = property.flags().contains(gst::glib::ParamFlags::READABLE);
+            assert_eq!(readable, property.name() != "access-token", "{property:?}");
+            if readable {
+                shown += &format!("{:?}", element.property_value(property.name()));
+            }
+        }
+    }
+    let handler = src
+        .dynamic_cast_ref::<gst::URIHandler>()
+        .expect("a handler");
+    shown += handler.uri().expect("a URI").as_str();
+    let pad = src.static_pad("src").expect("the pad");
+    shown += pad.stream_id().expect("a stream-id").as_str();
+    assert!(!shown.contains(TOKEN));
+    stop([viewer, seed]);
+}
+
+#[test]
+fn what_can_not_be_used_is_said() {
+    init();
+    let folder = Scratch::new("tokens");
+    let file = token_file(&folder);
+    let open = folder.path("open");
+    std::fs::write(&open, TOKEN).expect("the file is written");
+    let all = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&open, all).expect("its mode");
+    let open = open.display();
+    let key = "a".repeat(52);
+    let sink = "fakesrc ! icdsink address=127.0.0.1 port=0";
+    for (description, expected) in [
+        (
+            format!("{sink} token-file={open}"),
+            format!("chmod 600 {open}"),
+        ),
+        (
+            format!("{sink} token-file=/no/where"),
+            "cannot read token-file /no/where".into(),
+        ),
+        (format!("{sink} token-file=/dev/zero"), "is no file".into()),
+        (
+            format!("{sink} access-token={}", "a".repeat(300)),
+            "from 1 to 256 bytes".into(),
+        ),
+        (
+            format!("{sink} access-token=a token-file={file}"),
+            "leave one out".into(),
+        ),
+        (
+            "icdsrc uri=icd://127.0.0.1:9?token=a ! fakesink".into(),
+            "set uri=icd://KEY@host:port".into(),
+        ),
+        (
+            format!("icdsrc uri=icd://{key}@127.0.0.1:9 token-file={open} ! fakesink"),
+            "readable by others".into(),
+        ),
+    ] {
+        let pipeline = launch(&description);
+        let _ = pipeline.set_state(gst::State::Playing);
+        let said = complaint(&pipeline);
+        assert!(said.contains(&expected), "{description}\nsaid: {said}");
+        stop([pipeline]);
+    }
+}
+
+#[test]
+fn one_that_wants_the_broadcaster_alone_is_seen_by_no_other() {
+    init();
+    let seed = broadcast("");
+    let uri = viewers_uri(&seed);
+    let (shy, got) = playing(&format!(
+        "icdsrc name=src uri={uri}?seed-only=true ! fakesink"
+    ));
+    plays(&got);
+    let others = [(); 2].map(|()| playing(&format!("icdsrc name=src uri={uri} ! fakesink")));
+    let stats = |pipeline: &gst::Pipeline| {
+        let src = pipeline.by_name("src").expect("the source");
+        src.property::<gst::Structure>("stats")
+    };
+    let id = |of: &gst::Structure| of.get::<String>("id").expect("an id");
+    let peers = |of: &gst::Structure| {
+        let peers = of.get::<gst::Array>("peers").expect("peers");
+        let peers = peers
+            .iter()
+            .map(|p| id(&p.get::<gst::Structure>().expect("a peer")));
+        peers.collect::<Vec<_>>()
+    };
+    until("the others meet", || {
+        let ids = others.each_ref().map(|(p, _)| id(&stats(p)));
+        peers(&stats(&others[0].0)).contains(&ids[1])
+    });
+    plays(&got);
+    let me = stats(&shy);
+    assert_eq!(peers(&me).len(), 1, "the seed");
+    assert_eq!(me.get::<u64>("bytes-from-peers"), Ok(0));
+    for (other, got) in &others {
+        plays(got);
+        assert!(!peers(&stats(other)).contains(&id(&me)));
+    }
+    stop(others.map(|(pipeline, _)| pipeline));
+    stop([shy, seed]);
+}
