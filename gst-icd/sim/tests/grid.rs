@@ -393,3 +393,41 @@ fn lines_of_all_kinds_carry_a_grid_that_was_told_nothing() {
     report(&world);
     nobody_lost(&world);
 }
+
+/// Whoever is excluded gets nothing from anybody, and those that it fed miss nothing.
+#[test]
+fn who_is_excluded_is_served_by_nobody() {
+    for seed in 0..10 {
+        let mut world = World::new(scenario(seed, Some(3.0)));
+        for n in 0..30 {
+            world.join(share([0.0, 1.0, 3.0][n % 3]), true);
+            world.run(Duration::from_millis(300));
+        }
+        world.run(Duration::from_secs(5));
+        // Two that feed many, and one that feeds nobody.
+        let banned = [3, 13, 30];
+        for host in banned {
+            world.ban(host);
+        }
+        world.run(Duration::from_secs(5));
+        let got = |world: &World| {
+            let viewers = world.viewers();
+            banned.map(|host| {
+                let stats = &viewers[host - 1].stats;
+                stats.bytes_from_peers + stats.bytes_from_seed
+            })
+        };
+        let before = got(&world);
+        assert!(before.iter().all(|bytes| *bytes > 0));
+        // Those that come later know of it, too.
+        for _ in 0..5 {
+            world.join(share(3.0), true);
+            world.run(Duration::from_millis(500));
+        }
+        world.run(Duration::from_secs(10));
+        assert_eq!(got(&world), before, "seed of chance {seed}");
+        let others = losers(&world).into_iter();
+        let others: Vec<_> = others.filter(|n| !banned.contains(&(n + 1))).collect();
+        assert!(others.is_empty(), "{seed}: {others:?}");
+    }
+}
