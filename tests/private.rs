@@ -213,34 +213,3 @@ fn one_that_wants_the_broadcaster_alone_is_seen_by_no_other() {
     stop(others.map(|(pipeline, _)| pipeline));
     stop([shy, seed]);
 }
-
-#[test]
-fn who_is_banned_is_told_and_the_others_play_on() {
-    init();
-    let seed = broadcast("");
-    let sink = seed.by_name("seed").expect("the sink");
-    let uri = viewers_uri(&seed);
-    let viewers = [(); 3].map(|()| playing(&format!("icdsrc name=src uri={uri} ! fakesink")));
-    for (_, got) in &viewers {
-        plays(got);
-    }
-    let [(banned, silent), others @ ..] = viewers;
-    let src = banned.by_name("src").expect("the source");
-    let stats = src.property::<gst::Structure>("stats");
-    let id = stats.get::<String>("id").expect("an id");
-    let ban = |id: &str| sink.emit_by_name::<bool>("ban", &[&id]);
-    assert!(!ban("nobody") && !ban(""), "that is no key");
-    assert!(ban(&id) && ban(&id), "twice is as good as once");
-    assert!(complaint(&banned).contains("does not admit this viewer"));
-    until("it is gone", || sink.property::<u32>("num-viewers") == 2);
-    let before = silent.len();
-    for (_, got) in &others {
-        plays(got);
-        plays(got);
-    }
-    assert!(silent.len() <= before + 1, "its pipeline ends by the error");
-    stop(others.map(|(pipeline, _)| pipeline));
-    stop([banned]);
-    stop([seed]);
-    assert!(!ban(&id), "nothing is broadcast");
-}

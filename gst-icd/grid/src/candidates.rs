@@ -120,7 +120,7 @@ impl Candidates {
         }
     }
 
-    /// It forged, or the broadcaster excludes it: never again in this stream.
+    /// It forged: never again in this stream.
     pub fn ban(&mut self, node: NodeId) {
         self.known.remove(&node);
         if !self.banned.contains(&node) {
@@ -131,7 +131,7 @@ impl Candidates {
         }
     }
 
-    /// Whether it is one of those.
+    /// Whether it forged.
     pub fn banned(&self, node: &NodeId) -> bool {
         self.banned.contains(node)
     }

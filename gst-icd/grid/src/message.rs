@@ -10,7 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Bitrate, Epoch, NodeId, SenderTime, Seq, StreamKey, StripeId};
-use crate::record::{Ban, Beacon, Signed, StreamHeader, Ticket};
+use crate::record::{Beacon, Signed, StreamHeader, Ticket};
 
 /// Version of the protocol; the ALPN says the same.
 pub const VERSION: u16 = 1;
@@ -336,13 +336,6 @@ pub enum Message {
     Ticket(Signed<Ticket>),
     /// Means nothing: it takes time on the sender's line, which is measured.
     Pad(Bytes),
-    /// Nobody serves this viewer any more; passed on to the children of a stripe.
-    Ban {
-        /// Down whose tree.
-        stripe: StripeId,
-        /// Whom.
-        ban: Signed<Ban>,
-    },
 }
 
 /// Why bytes are no message.
@@ -357,7 +350,7 @@ pub enum BadMessage {
 }
 
 /// Kinds of [`Message`]; the bytes begin with which it is.
-const KINDS: u32 = 27;
+const KINDS: u32 = 26;
 
 impl Message {
     /// With its length in front.
@@ -434,10 +427,7 @@ impl Have {
 
 #[cfg(test)]
 mod tests {
-    use ed25519_dalek::SigningKey;
-
     use super::*;
-    use crate::trust::Ed25519Signer;
 
     #[test]
     fn messages_survive_the_wire_and_garbage_does_not() {
@@ -465,15 +455,7 @@ mod tests {
 
     #[test]
     fn what_a_later_version_says_is_unknown_and_not_malformed() {
-        let ban = Ban {
-            node: NodeId([1; 32]),
-            until: SenderTime(0),
-        };
-        let last = Message::Ban {
-            stripe: StripeId(0),
-            ban: Signed::sign(&ban, &Ed25519Signer::new(SigningKey::from_bytes(&[2; 32]))),
-        };
-        let last = last.encode();
+        let last = Message::Pad(Bytes::new()).encode();
         assert_eq!(u32::from(last[4]) + 1, KINDS, "the last kind there is");
         assert_eq!(
             Message::decode(&[KINDS as u8, 1, 2]),

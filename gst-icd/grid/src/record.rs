@@ -127,19 +127,6 @@ impl Record for Beacon {
     const CONTEXT: Context = Context::Beacon;
 }
 
-/// The broadcaster excludes a viewer that has a ticket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ban {
-    /// Its endpoint key.
-    pub node: NodeId,
-    /// When its ticket expires at the latest.
-    pub until: SenderTime,
-}
-
-impl Record for Ban {
-    const CONTEXT: Context = Context::Ban;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

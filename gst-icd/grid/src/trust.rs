@@ -25,8 +25,6 @@ pub enum Context {
     Ticket,
     /// The seed's sign of life.
     Beacon,
-    /// The exclusion of a viewer.
-    Ban,
 }
 
 impl Context {
@@ -36,7 +34,6 @@ impl Context {
             Self::Header => b"icd/1 header",
             Self::Ticket => b"icd/1 ticket",
             Self::Beacon => b"icd/1 beacon",
-            Self::Ban => b"icd/1 ban",
         }
     }
 }

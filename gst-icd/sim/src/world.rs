@@ -181,13 +181,6 @@ impl World {
         self.pump(0);
     }
 
-    /// The broadcaster excludes a viewer.
-    pub fn ban(&mut self, host: usize) {
-        let id = self.hosts[host].id;
-        self.hosts[0].node.handle(Input::Ban(id), self.now);
-        self.pump(0);
-    }
-
     /// The broadcaster ends the stream.
     pub fn end(&mut self) {
         self.over = true;

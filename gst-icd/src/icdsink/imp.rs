@@ -9,7 +9,7 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
-use icd_grid::{Epoch, Input, MediaState, NodeId, Policy, SeedSettings, StreamKey};
+use icd_grid::{Epoch, Input, MediaState, NodeId, Policy, SeedSettings};
 use icd_net::{Key, SeedConfig, SeedHandle, start_seed};
 
 use super::preroll::preroll;
@@ -172,23 +172,6 @@ impl IcdSink {
                 .wake
                 .wait_timeout_while(lock(&self.drain), DRAIN, waits);
         }
-    }
-
-    /// Excludes a viewer; false if this is nobody's key, or nothing is broadcast.
-    pub(super) fn ban(&self, id: &str) -> bool {
-        let Ok(key) = id.parse::<StreamKey>() else {
-            gst::warning!(
-                CAT,
-                imp = self,
-                "{id:?} is no viewer's key: 52 letters, as peer-added tells it"
-            );
-            return false;
-        };
-        let Some(seed) = self.seed() else {
-            return false;
-        };
-        seed.offer(Input::Ban(NodeId(key.0)));
-        true
     }
 
     /// Opens the grid, on the way to PAUSED: in READY everything can still be set.

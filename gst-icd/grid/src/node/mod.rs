@@ -133,8 +133,6 @@ pub enum Input {
     /// Seed: whether each viewer that comes from now on is put before
     /// [`Event::AskAdmission`].
     AskAdmission(bool),
-    /// Seed: nobody serves this viewer any more.
-    Ban(NodeId),
     /// Seed: the application's answer to [`Event::AskAdmission`].
     Verdict {
         /// The connection.

@@ -14,7 +14,7 @@ use crate::node::words::{Word, Words};
 use crate::node::{Action, Close, Event, PeerStats};
 use crate::piece::{Hop, Piece, Why};
 use crate::policy::Policy;
-use crate::record::{Ban, Beacon, Signed, StreamHeader};
+use crate::record::{Beacon, Signed, StreamHeader};
 use crate::token::Binding;
 use crate::uplink::{LAST_SHARE, PULL_SHARE, Uplink};
 use crate::window::{Bounds, Offered, Window};
@@ -309,15 +309,6 @@ impl Relay {
         let children: Vec<_> = self.children.of(stripe).collect();
         for child in children {
             self.send(child, &Message::Beacon(beacon.clone()));
-        }
-    }
-
-    /// Sends an exclusion to the children on a stripe.
-    pub(super) fn spread_ban(&mut self, stripe: StripeId, ban: &Signed<Ban>) {
-        let children: Vec<_> = self.children.of(stripe).collect();
-        for child in children {
-            let ban = ban.clone();
-            self.send(child, &Message::Ban { stripe, ban });
         }
     }
 

@@ -19,14 +19,9 @@ impl Seed {
         let ticket = Ticket {
             epoch: self.epoch,
             node,
-            expires: self.ticket_expiry(now),
+            expires: SenderTime(self.time(now).0 + TICKET.as_nanos() as u64),
         };
         Signed::sign(&ticket, &*self.signer)
-    }
-
-    /// Of those that are given now.
-    pub(super) fn ticket_expiry(&self, now: Instant) -> SenderTime {
-        SenderTime(self.time(now).0.saturating_add(TICKET.as_nanos() as u64))
     }
 
     pub(super) fn hello(&mut self, peer: PeerId, hello: Hello, now: Instant) {
@@ -50,8 +45,6 @@ impl Seed {
             Some(Refusal::WrongStream)
         } else if !self.proven(peer, &hello) {
             Some(Refusal::Token)
-        } else if self.bans.has(id) {
-            Some(Refusal::Denied)
         } else if Duration::from_millis(u64::from(hello.latency_ms)) > most
             && !self.admitted(id, &hello)
         {
@@ -168,7 +161,6 @@ impl Seed {
             beacon: self.beacon(now),
         };
         self.relay.send(peer, &Message::Welcome(welcome));
-        self.tell_newcomer(peer, now);
         let member = Member {
             id,
             addr,

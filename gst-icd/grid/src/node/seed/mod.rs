@@ -1,6 +1,5 @@
 //! The node inside `icdsink`.
 
-mod bans;
 mod meeting;
 mod places;
 
@@ -17,7 +16,7 @@ use crate::node::words::Word;
 use crate::node::{Close, Event, Input, MediaState, SeedSettings, Stats};
 use crate::opening::{FIRST, From, Leads, Opening, Purse, Room, next_soon, opening};
 use crate::piece::{Piece, PieceInfo};
-use crate::record::{Ban, Beacon, Signed, StreamHeader, Ticket, contact};
+use crate::record::{Beacon, Signed, StreamHeader, Ticket, contact};
 use crate::release::Release;
 use crate::seat::{Member, Place, Pulse, Seat};
 use crate::trust::{Sign, Verify};
@@ -67,7 +66,6 @@ pub(super) struct Seed {
     purse: Purse,
     first: Purse,
     seat: Seat,
-    bans: bans::Bans,
     ask_admission: bool,
     asking: Vec<(PeerId, Hello, Instant)>,
     state: Option<MediaState>,
@@ -116,7 +114,6 @@ impl Seed {
             leads: Leads::default(),
             purse: Purse::for_past(now),
             first: Purse::for_first(now),
-            bans: bans::Bans::default(),
             ask_admission: false,
             asking: Vec::new(),
             state: None,
@@ -198,7 +195,6 @@ impl Seed {
                 self.relay.resize();
             }
             Input::MaxViewers(max) => self.seat.max_viewers = max,
-            Input::Ban(node) => self.ban(node, now),
             Input::AskAdmission(ask) => self.ask_admission = ask,
             Input::Live => {}
         }
@@ -490,7 +486,6 @@ impl Seed {
             self.said_rate = self.cutter.rate();
             let beacon = self.beacon(now);
             self.relay.spread(&beacon, self.time(now));
-            self.tell_bans();
             self.ping_members(now);
         }
     }

@@ -1,13 +1,7 @@
 //! Finding the seed and other viewers, and losing them.
 
 use super::*;
-use crate::record::Ban;
 use crate::token::Binding;
-
-/// Exclusions that are remembered as passed on.
-const MAX_BANS: usize = 256;
-/// The same goes down the same tree at most this often.
-const BAN_AGAIN: Duration = Duration::from_millis(500);
 
 impl Viewer {
     pub(super) fn new_dial(&mut self) -> PeerId {
@@ -229,45 +223,6 @@ impl Viewer {
         let have = Message::Have(self.relay.have(now));
         self.relay.send(peer, &have);
         self.relay.tell(Event::PeerAdded { id, addr });
-    }
-
-    /// The broadcaster excludes somebody: nobody serves it any more, or takes anything from it.
-    pub(super) fn ban(
-        &mut self,
-        from: PeerId,
-        stripe: StripeId,
-        signed: &Signed<Ban>,
-        now: Instant,
-    ) {
-        let Some(verifier) = &self.verifier else {
-            return;
-        };
-        let Some(ban) = signed.open(&**verifier) else {
-            self.relay.nonsense(from, now);
-            return;
-        };
-        // A tree may be a circle for a moment.
-        let said = |(node, k, at): &(NodeId, StripeId, Instant)| {
-            (*node, *k) == (ban.node, stripe) && now.saturating_duration_since(*at) < BAN_AGAIN
-        };
-        if self.bans.iter().any(said) || stripe.0 >= self.relay.stripes().max(1) {
-            return;
-        }
-        self.bans.push_back((ban.node, stripe, now));
-        if self.bans.len() > MAX_BANS {
-            self.bans.pop_front();
-        }
-        self.relay.spread_ban(stripe, signed);
-        if ban.node == self.relay.me || self.book.banned(&ban.node) {
-            return;
-        }
-        self.book.ban(ban.node);
-        let there = self.relay.peers.iter().filter(|(_, p)| p.id == ban.node);
-        let there: Vec<_> = there.map(|(peer, _)| *peer).collect();
-        for peer in there {
-            self.relay.close(peer, Close::Refused);
-            self.gone(peer, &"the broadcaster excludes it".into(), now);
-        }
     }
 
     /// Whether an admission holds. It expires in stream time, which stands still with the seed:

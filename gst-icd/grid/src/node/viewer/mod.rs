@@ -6,7 +6,7 @@ mod pieces;
 mod probe;
 mod stripes;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -124,8 +124,6 @@ pub(super) struct Viewer {
     unwanted: BTreeMap<(PeerId, StripeId), Instant>,
     /// The stream's key, where it was known before anybody answered.
     known: Option<StreamKey>,
-    /// Exclusions that were passed on, down which trees, and when; the latest.
-    bans: VecDeque<(NodeId, StripeId, Instant)>,
     rescue: Rescue,
     playout: Playout,
     clock: ClockMap,
@@ -205,7 +203,6 @@ impl Viewer {
             tidied: now,
             unwanted: BTreeMap::new(),
             known,
-            bans: VecDeque::new(),
             rescue: Rescue::default(),
             clock: ClockMap::new(now),
             fresh_clock: None,
@@ -273,7 +270,6 @@ impl Viewer {
             Input::Item { .. }
             | Input::End
             | Input::AskAdmission(_)
-            | Input::Ban(_)
             | Input::Verdict { .. }
             | Input::MaxViewers(_) => {}
         }
@@ -305,7 +301,6 @@ impl Viewer {
             _ if !ready => self.relay.nonsense(peer, now),
             Message::Header(signed) => self.header(peer, signed, now),
             Message::Beacon(signed) => self.beacon(peer, &signed, now),
-            Message::Ban { stripe, ban } => self.ban(peer, stripe, &ban, now),
             Message::Candidates(list) if seed => self.candidates(list, now),
             Message::Ticket(ticket) if seed => {
                 self.renew(peer, ticket, now);
