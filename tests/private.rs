@@ -160,6 +160,10 @@ fn what_can_not_be_used_is_said() {
             "leave one out".into(),
         ),
         (
+            format!("icdsrc uri=icd://{key}@127.0.0.1:9?token-file=/etc/hostname ! fakesink"),
+            "token-file is a property".into(),
+        ),
+        (
             "icdsrc uri=icd://127.0.0.1:9?token=a ! fakesink".into(),
             "set uri=icd://KEY@host:port".into(),
         ),
@@ -212,4 +216,51 @@ fn one_that_wants_the_broadcaster_alone_is_seen_by_no_other() {
     }
     stop(others.map(|(pipeline, _)| pipeline));
     stop([shy, seed]);
+}
+
+/// However wrong the URI is, what is said of it holds no token; and the next URI does not take it along.
+#[test]
+fn a_wrong_uri_is_not_repeated_with_its_token() {
+    init();
+    let src = gst::ElementFactory::make("icdsrc").build();
+    let src = src.expect("the source");
+    let handler = src.dynamic_cast_ref::<gst::URIHandler>();
+    let handler = handler.expect("a handler");
+    let key = "a".repeat(52);
+    for wrong in [
+        format!("?latency=5?token={TOKEN}"),
+        format!(":7423&token={TOKEN}"),
+        format!("?relay=no;token={TOKEN}"),
+        format!("?token:{TOKEN}"),
+        format!("?token={TOKEN}&{TOKEN}"),
+        format!("?token={TOKEN}&latency={TOKEN}"),
+        format!("?TOKEN={TOKEN}&{TOKEN}=1"),
+        format!("/token={TOKEN}"),
+    ] {
+        let wrong = format!("icd://{key}@127.0.0.1{wrong}");
+        let said = handler.set_uri(&wrong).expect_err(&wrong).to_string();
+        assert!(!said.contains(TOKEN), "{wrong}: {said}");
+    }
+    let said = handler.set_uri(&format!("icd://?token={TOKEN}"));
+    assert!(said.is_err_and(|e| e.to_string().contains("no host")));
+    for uri in ["?token=S", "?latency=7&token=S", "#?token=S"] {
+        let uri = format!("icd://{key}@127.0.0.1{uri}");
+        handler.set_uri(&uri).expect("a URI");
+        assert!(!handler.uri().expect("a URI").contains('S'));
+    }
+}
+
+#[test]
+fn the_token_of_a_uri_goes_with_it() {
+    init();
+    let folder = Scratch::new("two-uris");
+    let seed = broadcast(&format!("token-file={}", token_file(&folder)));
+    let uri = viewers_uri(&seed);
+    let description = format!("icdsrc name=src uri={uri}?token={TOKEN} ! fakesink");
+    let viewer = launch(&description);
+    let src = viewer.by_name("src").expect("the source");
+    src.set_property("uri", &uri);
+    let _ = viewer.set_state(gst::State::Playing);
+    assert!(complaint(&viewer).contains("the stream is private; set access-token"));
+    stop([viewer, seed]);
 }

@@ -10,7 +10,9 @@ const LONGEST: u64 = 4096;
 /// As the user set it.
 #[derive(Clone, Default)]
 pub(crate) struct Access {
-    pub(crate) token: Option<String>,
+    token: Option<String>,
+    /// It stood in the URI, and goes with it.
+    from_uri: bool,
     pub(crate) file: Option<PathBuf>,
 }
 
@@ -24,6 +26,25 @@ impl std::fmt::Debug for Access {
 }
 
 impl Access {
+    /// The property is set.
+    pub(crate) fn set(&mut self, token: Option<String>) {
+        self.token = token;
+        self.from_uri = false;
+    }
+
+    /// A URI has it.
+    pub(crate) fn of_uri(&mut self, token: &str) {
+        self.token = Some(token.into());
+        self.from_uri = true;
+    }
+
+    /// Another URI comes: who is at its end shall not learn of the former one's.
+    pub(crate) fn leave_uri(&mut self) {
+        if std::mem::take(&mut self.from_uri) {
+            self.token = None;
+        }
+    }
+
     /// The token, read anew from the file if there is one; an error says what to do.
     pub(crate) fn token(&self) -> Result<Option<Token>, String> {
         let text = match (&self.token, &self.file) {
@@ -88,6 +109,7 @@ mod tests {
     fn it_comes_from_one_place_and_is_not_shown() {
         let of = |token: Option<&str>, file: Option<&str>| Access {
             token: token.map(Into::into),
+            from_uri: false,
             file: file.map(Into::into),
         };
         assert_eq!(of(None, None).token(), Ok(None));

@@ -137,24 +137,17 @@ pub(crate) fn unknown(element: &str, name: &str, known: &[&str]) -> String {
     format!("{element} has no URI parameter {name:?}, but these: {known}")
 }
 
-/// A URI without one of its parameters.
+/// A URI without one of its parameters, and without what follows a `#`.
 pub(crate) fn without(text: &str, parameter: &str) -> String {
-    let (rest, fragment) = match text.split_once('#') {
-        Some((rest, fragment)) => (rest, Some(fragment)),
-        None => (text, None),
-    };
-    let Some((base, query)) = rest.split_once('?') else {
+    let text = text.split('#').next().unwrap_or_default();
+    let Some((base, query)) = text.split_once('?') else {
         return text.into();
     };
     let is_it = |pair: &&str| unescape(pair.split('=').next().unwrap_or_default()) == parameter;
     let kept: Vec<_> = query.split('&').filter(|pair| !is_it(pair)).collect();
-    let mut text = base.to_string();
-    if !kept.is_empty() {
-        text = format!("{text}?{}", kept.join("&"));
-    }
-    match fragment {
-        Some(fragment) => format!("{text}#{fragment}"),
-        None => text,
+    match kept.is_empty() {
+        true => base.into(),
+        false => format!("{base}?{}", kept.join("&")),
     }
 }
 
@@ -268,11 +261,11 @@ mod tests {
             ("icd://a?token=x", "icd://a"),
             (
                 "icd://a?latency=5&token=x&relay=no#f",
-                "icd://a?latency=5&relay=no#f",
+                "icd://a?latency=5&relay=no",
             ),
             ("icd://a?%74oken=x&latency=5", "icd://a?latency=5"),
             ("icd://a?tokens=1", "icd://a?tokens=1"),
-            ("icd://a#?token=x", "icd://a#?token=x"),
+            ("icd://a#?token=x", "icd://a"),
             ("icd://a", "icd://a"),
         ] {
             assert_eq!(without(text, "token"), rest);

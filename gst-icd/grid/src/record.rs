@@ -116,8 +116,8 @@ pub struct Beacon {
     pub viewers: u32,
 }
 
-/// From one report of a viewer to the next, and from one ping of the seed to the next, in a grid of so
-/// many viewers: what they all say together shall not grow with their number (notes on the
+/// From one report of a viewer to the next, in a grid of so many viewers (and, of a grid of twice as many,
+/// from one of its pings to the next): what they all say together shall not grow with their number (notes on the
 /// algorithm: reports every clamp(N/500, 1, 30) s).
 pub fn contact(viewers: usize) -> Duration {
     Duration::from_secs_f64((viewers as f64 / 500.0).clamp(1.0, 30.0))

@@ -92,7 +92,15 @@ impl Rescue {
     /// be asked for now.
     pub fn due(&mut self, missing: &[Missing], latency: Duration, now: Instant) -> Vec<Missing> {
         let wanted: BTreeSet<Seq> = missing.iter().map(|m| m.seq).collect();
-        self.pulls.retain(|seq, _| wanted.contains(seq));
+        let mut answers = false;
+        self.pulls.retain(|seq, pull| {
+            let came = !wanted.contains(seq);
+            answers |= came && pull.outstanding.is_some_and(|asked| asked.seed);
+            !came
+        });
+        if answers {
+            self.seed_rests = None;
+        }
         for pull in self.pulls.values_mut() {
             let Some(asked) = pull.outstanding.take_if(|asked| asked.until <= now) else {
                 continue;

@@ -377,7 +377,7 @@ impl ObjectImpl for IcdSink {
                 }
             }
             "key-file" => settings.key_file = get_string().map(Into::into),
-            "access-token" => settings.access.token = get_string(),
+            "access-token" => settings.access.set(get_string()),
             "token-file" => settings.access.file = get_string().map(Into::into),
             "announce-address" => settings.announce_address = get_string(),
             "stream-name" => settings.stream_name = get_string().unwrap_or_default(),

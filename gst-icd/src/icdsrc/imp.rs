@@ -267,7 +267,7 @@ impl ObjectImpl for IcdSrc {
             }
             "latency" => settings.latency = Duration::from_millis(u64::from(number())),
             "seed-only" => settings.seed_only = value.get().expect("type checked upstream"),
-            "access-token" => settings.access.token = text(),
+            "access-token" => settings.access.set(text()),
             "token-file" => settings.access.file = text().map(Into::into),
             "relay" => settings.relay = value.get().expect("type checked upstream"),
             "max-peers" => settings.max_peers = number(),

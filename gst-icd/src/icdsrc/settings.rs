@@ -16,9 +16,8 @@ pub(crate) const LATENCY_MS: RangeInclusive<u64> = 0..=600_000;
 pub(crate) const PEERS: RangeInclusive<u64> = 1..=1000;
 
 /// Properties that parameters of a URI set.
-pub(crate) const PARAMETERS: [&str; 9] = [
+pub(crate) const PARAMETERS: [&str; 8] = [
     "latency",
-    "token-file",
     "relay",
     "seed-only",
     "max-upload-bitrate",
@@ -84,8 +83,24 @@ impl Settings {
         bind("bind-address", &self.bind_address)
     }
 
-    /// Takes over what a URI says; nothing is changed if any of it is wrong.
+    /// Takes over what a URI says; nothing is changed if any of it is wrong. What is said then holds no
+    /// token, wherever that stands.
     pub(crate) fn apply(&mut self, text: &str) -> Result<(), String> {
+        let Err(why) = self.take_over(text) else {
+            return Ok(());
+        };
+        let Some(at) = text.to_ascii_lowercase().find(TOKEN) else {
+            return Err(why);
+        };
+        let before = text[..at].trim_end_matches(|c: char| !c.is_alphanumeric());
+        let scheme = "icd://".len().min(at);
+        Err(match self.clone().take_over(&text[..before.len().max(scheme)]) {
+            Err(why) => why,
+            Ok(()) => "the URI is not understood from its token on: parameters are written ?name=value&name=value, and &, # and % in a token %26, %23 and %25; token-file is a property, not a parameter".into(),
+        })
+    }
+
+    fn take_over(&mut self, text: &str) -> Result<(), String> {
         let mut uri = IcdUri::parse(text).map_err(|e| e.to_string())?;
         if uri.hosts.iter().any(|(host, _)| host.is_empty()) {
             return Err(BadUri::NoHost.to_string());
@@ -96,12 +111,12 @@ impl Settings {
             ));
         }
         let mut new = self.clone();
+        new.access.leave_uri();
         for (name, value) in &uri.parameters {
             let number = |range| number(name, value, range);
             match name.as_str() {
                 "latency" => new.latency = Duration::from_millis(number(LATENCY_MS)?),
-                TOKEN => new.access.token = Some(value.clone()),
-                "token-file" => new.access.file = Some(value.into()),
+                TOKEN => new.access.of_uri(value),
                 "relay" => new.relay = flag(name, value)?,
                 "seed-only" => new.seed_only = flag(name, value)?,
                 "max-upload-bitrate" => new.max_upload = number(0..=u64::MAX)?,

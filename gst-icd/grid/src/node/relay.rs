@@ -520,7 +520,9 @@ impl Relay {
 
     /// Whether a seed may say it: see [`Words`].
     pub(super) fn affords(&mut self, word: Word, now: Instant) -> bool {
-        self.words.affords(word, self.uplink.rate(), now)
+        // A tenth for headers.
+        let copy = self.stream_rate().unwrap_or_default() * 1.1;
+        self.words.affords(word, self.uplink.rate(), copy, now)
     }
 
     fn since(&self, from: Seq, stripe: Option<StripeId>) -> Vec<(Seq, usize)> {
@@ -634,8 +636,7 @@ impl Relay {
                 _ => nak.push(seq),
             }
         }
-        let says = !self.lends || self.affords(Word::Nak(nak.len()), now);
-        if !nak.is_empty() && says {
+        if !nak.is_empty() && (!self.lends || self.affords(Word::Nak(nak.len()), now)) {
             self.send(peer, &Message::Nak(nak));
         }
     }

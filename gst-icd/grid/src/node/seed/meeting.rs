@@ -144,6 +144,8 @@ impl Seed {
         let hello = Hello {
             ticket: None,
             proof: Bytes::new(),
+            // Who shall be seen by nobody is named to nobody.
+            relay: hello.relay && !hello.seed_only(),
             ..hello
         };
         let Some(state) = self.relay.peers.get_mut(&peer) else {

@@ -155,7 +155,7 @@ impl Seed {
                     .add(peer, StripeId(k), true, strength, now);
             }
         }
-        if resume.is_none() {
+        if resume.is_none() && !hello.seed_only() {
             self.name_candidates(peer);
         }
         let start = Start {

@@ -80,9 +80,9 @@ impl Viewer {
     /// That this viewer knows the token. Nobody but the seed hears it, and only one whose key was known
     /// before it answered.
     fn proof(&self, peer: PeerId) -> Bytes {
-        let known = self.known.zip(self.settings.token.as_ref());
+        let pinned = self.pinned.zip(self.settings.token.as_ref());
         let state = self.relay.peers.get(&peer).filter(|p| p.seed);
-        match known.zip(state) {
+        match pinned.zip(state) {
             Some(((stream, token), seed)) => {
                 Bytes::copy_from_slice(&token.prove(stream, &seed.binding))
             }

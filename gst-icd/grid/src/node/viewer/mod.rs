@@ -51,7 +51,7 @@ const FULL: Duration = Duration::from_millis(200);
 const REPORT_SOON: Duration = Duration::from_millis(250);
 const SEED_PING: Duration = Duration::from_secs(1);
 /// Where every stripe comes as it should, it is pinged as if the grid had so many times the viewers:
-/// nothing depends on it, and the answers to all are a tenth of what a seed of one copy has.
+/// the clock has its samples, and the answers to all are a tenth of what a seed of one copy has.
 const RESTED: usize = 2;
 /// The seed is gone when it answers nothing for this long.
 const SEED_SILENCE: Duration = Duration::from_secs(3);
@@ -123,7 +123,7 @@ pub(super) struct Viewer {
     /// Who pushes a stripe that another feeds, since when.
     unwanted: BTreeMap<(PeerId, StripeId), Instant>,
     /// The stream's key, where it was known before anybody answered.
-    known: Option<StreamKey>,
+    pinned: Option<StreamKey>,
     rescue: Rescue,
     playout: Playout,
     clock: ClockMap,
@@ -166,8 +166,8 @@ impl Viewer {
             relay: settings.relay && !settings.seed_only,
             ..settings
         };
-        let known = settings.stream;
-        let verifier = known.and_then(make_verifier);
+        let pinned = settings.stream;
+        let verifier = pinned.and_then(make_verifier);
         let uplink = match settings.measure {
             true => Uplink::measured(settings.upload, now),
             false => Uplink::new(Some(settings.upload), now),
@@ -202,7 +202,7 @@ impl Viewer {
             climbed: now,
             tidied: now,
             unwanted: BTreeMap::new(),
-            known,
+            pinned,
             rescue: Rescue::default(),
             clock: ClockMap::new(now),
             fresh_clock: None,
