@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use gst::glib;
+use gst::prelude::*;
 use icd_grid::token::Token;
 
 /// No token file has so many bytes.
@@ -72,6 +74,15 @@ impl Access {
     pub(crate) fn file_name(&self) -> Option<String> {
         self.file.as_ref().map(|path| path.display().to_string())
     }
+}
+
+/// The property that names the file, of both elements.
+pub(crate) fn file_property() -> glib::ParamSpec {
+    glib::ParamSpecString::builder("token-file")
+        .nick("Token file")
+        .blurb("File with the access token in its first line, instead of access-token; mode 0600")
+        .mutable_ready()
+        .build()
 }
 
 /// The first line of a file that nobody else can read.

@@ -4,6 +4,7 @@ use gst::glib;
 use gst::prelude::*;
 
 use super::settings::{BUFFER_BYTES, BUFFER_TIME_MS, Settings};
+use crate::access::file_property;
 
 /// The properties; their defaults are those of [`Settings`].
 pub(super) fn properties() -> Vec<glib::ParamSpec> {
@@ -38,11 +39,7 @@ pub(super) fn properties() -> Vec<glib::ParamSpec> {
             .write_only()
             .mutable_ready()
             .build(),
-        glib::ParamSpecString::builder("token-file")
-            .nick("Token file")
-            .blurb("File with the access token in its first line, instead of access-token; mode 0600")
-            .mutable_ready()
-            .build(),
+        file_property(),
         glib::ParamSpecString::builder("announce-address")
             .nick("Announce address")
             .blurb("Host name or address that the URI for viewers names (default: the first address that is routable)")

@@ -5,6 +5,7 @@ use gst::prelude::*;
 
 use super::IcdSrcStatus;
 use super::settings::{LATENCY_MS, PEERS, Settings};
+use crate::access::file_property;
 
 /// The properties; their defaults are those of [`Settings`].
 pub(super) fn properties() -> Vec<glib::ParamSpec> {
@@ -28,11 +29,7 @@ pub(super) fn properties() -> Vec<glib::ParamSpec> {
             .write_only()
             .mutable_ready()
             .build(),
-        glib::ParamSpecString::builder("token-file")
-            .nick("Token file")
-            .blurb("File with the access token in its first line, instead of access-token; mode 0600")
-            .mutable_ready()
-            .build(),
+        file_property(),
         glib::ParamSpecBoolean::builder("relay")
             .nick("Relay")
             .blurb("Relay the stream to other viewers; false for metered links")
