@@ -264,3 +264,39 @@ fn the_token_of_a_uri_goes_with_it() {
     assert!(complaint(&viewer).contains("the stream is private; set access-token"));
     stop([viewer, seed]);
 }
+
+#[test]
+fn who_is_banned_is_told_and_the_others_play_on() {
+    init();
+    let seed = broadcast("");
+    let sink = seed.by_name("seed").expect("the sink");
+    let uri = viewers_uri(&seed);
+    let viewers = [(); 3].map(|()| playing(&format!("icdsrc name=src uri={uri} ! fakesink")));
+    for (_, got) in &viewers {
+        plays(got);
+    }
+    let [(banned, silent), others @ ..] = viewers;
+    let src = banned.by_name("src").expect("the source");
+    let stats = src.property::<gst::Structure>("stats");
+    let id = stats.get::<String>("id").expect("an id");
+    let ban = |id: &str| sink.emit_by_name::<bool>("ban", &[&id]);
+    let own = uri.trim_start_matches("icd://").split('@').next();
+    let own = own.expect("a key").to_string();
+    assert!(
+        !ban("nobody") && !ban("") && !ban(&own),
+        "that is no viewer's key"
+    );
+    assert!(ban(&id) && ban(&id), "twice is as good as once");
+    assert!(complaint(&banned).contains("does not admit this viewer"));
+    until("it is gone", || sink.property::<u32>("num-viewers") == 2);
+    let before = silent.len();
+    for (_, got) in &others {
+        plays(got);
+        plays(got);
+    }
+    assert!(silent.len() <= before + 1, "its pipeline ends by the error");
+    stop(others.map(|(pipeline, _)| pipeline));
+    stop([banned]);
+    stop([seed]);
+    assert!(!ban(&id), "nothing is broadcast");
+}

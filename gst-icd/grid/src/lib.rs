@@ -11,6 +11,7 @@
 pub mod bucket;
 pub mod candidates;
 pub mod capacity;
+pub mod carriers;
 pub mod children;
 pub mod clock;
 pub mod cutter;

@@ -10,7 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Bitrate, Epoch, NodeId, SenderTime, Seq, StreamKey, StripeId};
-use crate::record::{Beacon, Signed, StreamHeader, Ticket};
+use crate::record::{Bans, Beacon, Signed, StreamHeader, Ticket};
 
 /// Version of the protocol; the ALPN says the same.
 pub const VERSION: u16 = 1;
@@ -207,6 +207,8 @@ pub struct Report {
     pub reserve: u16,
     /// What the uplink carries, as far as it is known.
     pub upload: Bitrate,
+    /// Who brings each stripe as it should, by the first eight bytes of its key; none: nobody, or the seed.
+    pub parents: Vec<Option<u64>>,
 }
 
 /// Everything that travels on a control stream.
@@ -336,6 +338,10 @@ pub enum Message {
     Ticket(Signed<Ticket>),
     /// Means nothing: it takes time on the sender's line, which is measured.
     Pad(Bytes),
+    /// See [`Bans`]; passed on to the children of two stripes.
+    Bans(Signed<Bans>),
+    /// Asks for [`Message::Bans`].
+    NeedBans,
 }
 
 /// Why bytes are no message.
@@ -350,7 +356,7 @@ pub enum BadMessage {
 }
 
 /// Kinds of [`Message`]; the bytes begin with which it is.
-const KINDS: u32 = 26;
+const KINDS: u32 = 28;
 
 impl Message {
     /// With its length in front.
@@ -455,7 +461,7 @@ mod tests {
 
     #[test]
     fn what_a_later_version_says_is_unknown_and_not_malformed() {
-        let last = Message::Pad(Bytes::new()).encode();
+        let last = Message::NeedBans.encode();
         assert_eq!(u32::from(last[4]) + 1, KINDS, "the last kind there is");
         assert_eq!(
             Message::decode(&[KINDS as u8, 1, 2]),

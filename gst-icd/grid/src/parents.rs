@@ -1,6 +1,7 @@
 //! Who feeds me which stripe, and whom to ask instead.
 
 mod feed;
+mod marks;
 mod silence;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use crate::message::{Candidate, MAX_DEPTH};
 
 pub use feed::Feed;
 use feed::{Pending, SUGGESTED};
+use marks::Marks;
 
 /// An orphan asks the seed after this time without finding a peer.
 const ORPHAN: Duration = Duration::from_millis(150);
@@ -26,12 +28,16 @@ const SEED_RETRY: Duration = Duration::from_millis(400);
 /// A peer that said no for a stripe is not asked for it again for this long.
 const REFUSED: Duration = Duration::from_millis(800);
 
+/// No stripe comes by so many nodes.
+const DEEPEST: usize = 2 * MAX_DEPTH;
 /// Taking another's place costs it a move: a free slot that is so much farther is as good.
 const INSERTION: Duration = Duration::from_millis(100);
 /// What a neighbour keeps for those that find no other parent is asked for last.
 const RESERVE: Duration = Duration::from_secs(1);
 /// A stripe that moved stays for so long before it goes up.
 const STEADY: Duration = Duration::from_secs(1);
+/// That of one from which many shall live, for less.
+const SOON_STEADY: Duration = Duration::from_millis(400);
 
 /// A connected node that may be asked.
 #[derive(Debug, Clone)]
@@ -96,6 +102,7 @@ pub struct Parents {
     start_head: Option<Seq>,
     heard: BTreeMap<PeerId, Instant>,
     dead: BTreeMap<PeerId, Instant>,
+    marks: Marks,
 }
 
 impl Parents {
@@ -213,6 +220,7 @@ impl Parents {
         feed.suggested = None;
         feed.climb = None;
         feed.since = now;
+        feed.deep = false;
         self.heard.insert(peer, now);
         former.map(|peer| Step::Leave { peer, stripe })
     }
@@ -263,12 +271,14 @@ impl Parents {
     ) -> Path {
         match self.feeds.get_mut(stripe.index()) {
             Some(feed) if feed.parent == Some(peer) => {
-                if path.contains(&me) || path.len() > MAX_DEPTH {
+                if path.contains(&me) || path.len() > DEEPEST {
                     return Path::Useless;
                 }
                 if feed.path == path {
                     return Path::Same;
                 }
+                // It came to lie so deep while it was fed: it is fed until it has found another place.
+                feed.deep |= path.len() > MAX_DEPTH;
                 feed.path = path;
                 Path::Changed
             }
@@ -355,10 +365,12 @@ impl Parents {
         })
     }
 
-    /// Stripes that the same viewer has fed for a while, with that viewer.
-    pub fn steady(&self, now: Instant) -> impl Iterator<Item = (StripeId, PeerId)> {
+    /// Stripes that the same viewer has fed for a while, a short one if that is all that `hurry` leaves, with
+    /// that viewer.
+    pub fn steady(&self, hurry: bool, now: Instant) -> impl Iterator<Item = (StripeId, PeerId)> {
+        let rest = if hurry { SOON_STEADY } else { STEADY };
         let steady = move |feed: &Feed| {
-            let rested = now.saturating_duration_since(feed.since) > STEADY;
+            let rested = now.saturating_duration_since(feed.since) > rest;
             (rested && !feed.wants() && feed.pending.is_none()).then_some(())
         };
         self.feeds().filter_map(move |(k, feed)| {
@@ -385,6 +397,7 @@ impl Parents {
         let mut steps = Vec::new();
         self.dead.retain(|_, until| *until > now);
         self.find_silence(neighbours, rng, &mut steps, now);
+        self.marks.forget(now);
         for feed in &mut self.feeds {
             if feed.ends.is_some_and(|at| at <= now) {
                 feed.detach(now);
@@ -463,7 +476,9 @@ impl Parents {
                 weakest.is_some_and(|w| outweighs(standing.strength, w))
             };
             let needy = feed.needy(now);
-            let best = named.filter(usable).or_else(|| {
+            let marks = |n: &Neighbour<'_>| self.marks.of(&n.id, now);
+            let good = |n: &&Neighbour<'_>| marks(n) == 0;
+            let best = named.filter(usable).filter(good).or_else(|| {
                 neighbours
                     .iter()
                     .filter(usable)
@@ -479,6 +494,7 @@ impl Parents {
                             RESERVE
                         };
                         (
+                            marks(n),
                             n.lag + n.rtt / 2 + Duration::from_millis(40) * load + jitter + pushes,
                             n.peer,
                         )

@@ -39,6 +39,11 @@ impl<T: Record> Signed<T> {
         }
     }
 
+    /// Of record and signature.
+    pub fn bytes(&self) -> usize {
+        self.body.len() + self.signature.len()
+    }
+
     /// The record, if the broadcaster signed it.
     pub fn open(&self, verifier: &dyn Verify) -> Option<T> {
         let signature: &[u8; SIGNATURE_BYTES] = self.signature[..].try_into().ok()?;
@@ -114,6 +119,8 @@ pub struct Beacon {
     pub bytes_per_second: u32,
     /// Viewers that were admitted and are there: see [`contact`].
     pub viewers: u32,
+    /// The newest [`Bans`] of this epoch; zero for none.
+    pub bans: u32,
 }
 
 /// From one report of a viewer to the next, in a grid of so many viewers (and, of a grid of twice as many,
@@ -125,6 +132,25 @@ pub fn contact(viewers: usize) -> Duration {
 
 impl Record for Beacon {
     const CONTEXT: Context = Context::Beacon;
+}
+
+/// Viewers that the broadcaster excludes although their tickets may hold. The newest list of the newest
+/// epoch counts, and it alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bans {
+    /// The seed's life.
+    pub epoch: Epoch,
+    /// Counts up.
+    pub version: u32,
+    /// Their endpoint keys, at most [`MAX_BANS`].
+    pub nodes: Vec<NodeId>,
+}
+
+/// Nodes in [`Bans`]: a list of so many has the size of a piece.
+pub const MAX_BANS: usize = 128;
+
+impl Record for Bans {
+    const CONTEXT: Context = Context::Bans;
 }
 
 #[cfg(test)]

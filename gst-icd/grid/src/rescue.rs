@@ -19,7 +19,8 @@ const MAX_TRIES: usize = 16;
 const SEED_NEEDS: Duration = Duration::from_millis(200);
 /// When every neighbour was asked in vain, they are asked again after this time.
 const AGAIN: Duration = Duration::from_millis(100);
-/// The seed, when it was busy, after this one, whatever is missing: answers are dear to a narrow one.
+/// The seed, when it was busy, after this one. One that said nothing at all is narrow (see
+/// [`crate::node`]'s words): nothing is asked of it meanwhile, whatever is missing.
 const SEED_AGAIN: Duration = Duration::from_millis(40);
 /// Beyond a round trip. A peer that has said nothing for [`SPOKE`] gets no more.
 const LEAST_PATIENCE: Duration = Duration::from_millis(40);
@@ -238,10 +239,7 @@ impl Rescue {
         {
             return false;
         }
-        if seed {
-            self.seed_rests = Some(now + SEED_AGAIN);
-        }
-        pull.not_before = self.seed_rests.filter(|_| seed);
+        pull.not_before = seed.then_some(now + SEED_AGAIN);
         !seed
     }
 

@@ -25,6 +25,8 @@ pub enum Context {
     Ticket,
     /// The seed's sign of life.
     Beacon,
+    /// The exclusion of viewers.
+    Bans,
 }
 
 impl Context {
@@ -34,6 +36,7 @@ impl Context {
             Self::Header => b"icd/1 header",
             Self::Ticket => b"icd/1 ticket",
             Self::Beacon => b"icd/1 beacon",
+            Self::Bans => b"icd/1 bans",
         }
     }
 }

@@ -2,6 +2,7 @@
 //! same seed.
 #![forbid(unsafe_code)]
 
+pub mod lies;
 pub mod measure;
 pub mod network;
 pub mod people;

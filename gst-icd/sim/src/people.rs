@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use icd_grid::{Bitrate, Policy};
 
+use crate::lies::Lie;
 use crate::network::{Link, Nat, overhead};
 use crate::quic::Quic;
 use crate::settings::{Settings, Uplinks};
@@ -16,6 +17,8 @@ const LEAST_LINE: f64 = 0.5;
 const STALL: Duration = Duration::from_secs(3);
 /// Departures are looked for this often.
 const STEP: Duration = Duration::from_millis(100);
+/// What a liar says that its uplink carries, in copies of the stream.
+const BOAST: f64 = 10.0;
 /// Pieces are 20 ms and not less than this; see the cutter.
 const LEAST_PIECE: f64 = 1000.0;
 
@@ -45,8 +48,12 @@ pub struct People<'a> {
     stalled: Vec<(usize, Duration)>,
     /// Who came after the first.
     pub late: Vec<usize>,
-    /// Who forges.
+    /// Who misbehaves.
     pub liars: Vec<usize>,
+    /// Of these: who does so later.
+    betrayers: Vec<usize>,
+    /// The failure has come.
+    struck: bool,
     seed_bytes: Vec<f64>,
     /// What all had done when the measured time began.
     pub before: Counts,
@@ -91,8 +98,7 @@ impl<'a> People<'a> {
         // Load: what all take against what all can send.
         let scale = settings.load.map_or(1.0, |load| {
             let viewers = settings.n as f64 / load - settings.seed_upload;
-            let relaying = 1.0 - settings.freeride;
-            let mean = settings.mean_upload() * settings.n as f64 * relaying;
+            let mean = settings.mean_upload() * settings.n as f64 * settings.relaying();
             (viewers / mean.max(1e-9)).max(0.0)
         });
         let world: Box<dyn Stage> = match settings.quic {
@@ -110,6 +116,8 @@ impl<'a> People<'a> {
             stalled: Vec::new(),
             late: Vec::new(),
             liars: Vec::new(),
+            betrayers: Vec::new(),
+            struck: false,
             seed_bytes: Vec::new(),
             before: Counts::default(),
             from,
@@ -134,7 +142,7 @@ impl<'a> People<'a> {
     /// What all uplinks that relay carry together, in bits per second.
     pub fn capacity(&self) -> f64 {
         let s = self.settings;
-        let viewers = s.mean_upload() * self.scale * s.n as f64 * (1.0 - s.freeride);
+        let viewers = s.mean_upload() * self.scale * s.n as f64 * s.relaying();
         (viewers + s.seed_upload) * self.copy
     }
 
@@ -184,16 +192,30 @@ impl<'a> People<'a> {
         // Acknowledgements and messages of those without an uplink go out all the same.
         let line = Bitrate(upload.0.max((self.copy * LEAST_LINE) as u64));
         let measure = self.settings.uplink == Uplinks::Measured;
+        let liars = &self.settings.liars;
+        let mut lies = vec![(None, 1.0 - liars.all())];
+        lies.extend(liars.0.iter().map(|(lie, share)| (Some(*lie), *share)));
+        let lie = self.draw(&lies).flatten();
+        let upload = match lie {
+            Some(Lie::Boast) => Bitrate((BOAST * self.copy) as u64),
+            _ => upload,
+        };
         let host = self.world.join_as(Newcomer {
             line: Some(line),
             upload: if measure { Bitrate(u64::MAX) } else { upload },
             measure,
             relay: copies > 0.0 && !rides && nat != Nat::TcpOnly,
             nat,
+            // It is the only one that it reaches, or so it says.
+            seed_only: nat == Nat::TcpOnly || lie == Some(Lie::Squat),
         });
-        if self.rng.f64() < self.settings.liars.of("forge") {
-            self.world.lie(host);
+        if let Some(lie) = lie {
             self.liars.push(host);
+            match lie {
+                Lie::Betray if self.struck => self.world.lie(host, Lie::Swallow),
+                Lie::Betray => self.betrayers.push(host),
+                _ => self.world.lie(host, lie),
+            }
         }
         let stay = match self.settings.session_s {
             mean if mean > 0.0 => Duration::from_secs_f64(-self.rng.f64().max(1e-12).ln() * mean),
@@ -229,6 +251,9 @@ impl<'a> People<'a> {
     }
 
     fn disaster(&mut self) {
+        for host in std::mem::take(&mut self.betrayers) {
+            self.world.lie(host, Lie::Swallow);
+        }
         for host in self.take(self.settings.fail) {
             self.world.kill(host);
         }
@@ -251,7 +276,6 @@ impl<'a> People<'a> {
         let end = self.from + Duration::from_secs(s.duration_s);
         let fails = self.from + Duration::from_secs(s.fail_at_s);
         let joins = self.from + Duration::from_secs(s.join_at_s);
-        let mut struck = false;
         let mut first = 0;
         let mut joined = 0;
         // The stream runs before anybody comes.
@@ -290,7 +314,7 @@ impl<'a> People<'a> {
             for (host, _) in back {
                 self.world.freeze(host, false);
             }
-            if now >= fails && !std::mem::replace(&mut struck, now >= fails) {
+            if now >= fails && !std::mem::replace(&mut self.struck, now >= fails) {
                 self.disaster();
             }
             if now <= self.from {

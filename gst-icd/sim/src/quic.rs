@@ -16,6 +16,7 @@ use icd_grid::{Action, Input, Media, MediaState, NodeId, StreamKey};
 use icd_net::{Embedded, Key, Watch};
 use tokio::runtime::Runtime;
 
+use crate::lies::Lie;
 use crate::measure::Measure;
 use crate::network::{Line, wire};
 use crate::stage::{Counts, Newcomer, Player, Scenario, Stage, Viewer};
@@ -286,7 +287,7 @@ impl Stage for Quic {
         }
     }
 
-    fn lie(&mut self, _: usize) {}
+    fn lie(&mut self, _: usize, _: Lie) {}
 
     fn run(&mut self, time: Duration) {
         std::mem::swap(&mut lock(&self.shared).measure, &mut self.measure);

@@ -88,6 +88,10 @@ pub struct Results {
     pub on_time_new: f64,
     /// As `on_time`, of those that do not misbehave.
     pub on_time_honest: f64,
+    /// Pieces that honest viewers passed on or played although the broadcaster did not make them so.
+    pub forged: u64,
+    /// Connections that honest viewers tried at addresses that liars invented.
+    pub misled: u64,
     /// Each second.
     pub per_second: Vec<Second>,
     /// From the disaster to the first of five seconds with 99.9 % on time; none if never.
@@ -228,6 +232,8 @@ impl Results {
             on_time_old: sum(measure, |host| !late(host)),
             on_time_new: sum(measure, late),
             on_time_honest: sum(measure, |host| !liar(host)),
+            forged: counts.forged,
+            misled: counts.misled,
             recovered_s: recovered.map(|s| s as u64),
             per_second,
             stalled_viewers: tracks.iter().filter(|t| t.stalls > 0).count(),

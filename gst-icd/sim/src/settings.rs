@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::Parser;
 
+use crate::lies::Lie;
 use crate::traffic::Stream;
 
 /// Drives real grid nodes in virtual time and says how they fared.
@@ -16,7 +17,7 @@ pub struct Settings {
     /// Viewers at the start
     #[arg(long, default_value_t = 1000)]
     pub n: usize,
-    /// Share of all uplinks, in wire bytes, that serving everybody takes; scales the mix
+    /// Share of all uplinks that relay, in wire bytes, that serving everybody takes; scales the mix
     #[arg(long)]
     pub load: Option<f64>,
     /// Payload of the stream, in bits per second
@@ -88,9 +89,10 @@ pub struct Settings {
     /// Round trips between viewers, least and most, in milliseconds
     #[arg(long, default_value = "10:150")]
     pub rtt_ms: Range,
-    /// Misbehaving viewers and their share: forge
+    /// Misbehaving viewers and the share of each kind: forge, alter, truncate, extend, stream, epoch, replay,
+    /// reorder, boast, swallow, betray, late, tenth, advertise, greedy, invent, squat, stubborn
     #[arg(long, default_value = "forge:0")]
-    pub liars: Shares,
+    pub liars: Liars,
     /// constant, film, peaks or audio
     #[arg(long, default_value = "constant")]
     pub stream: Stream,
@@ -150,6 +152,10 @@ pub struct Mix(pub Vec<(f64, f64)>);
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shares(pub Vec<(String, f64)>);
 
+/// Kinds of liars and the share of each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Liars(pub Vec<(Lie, f64)>);
+
 /// From and to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Range(pub f64, pub f64);
@@ -198,6 +204,24 @@ impl FromStr for Shares {
     }
 }
 
+impl FromStr for Liars {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let pairs = text.split(',').map(pair).collect::<Result<Vec<_>, _>>()?;
+        let sum: f64 = pairs.iter().map(|(_, share)| share).sum();
+        if sum > 1.0 {
+            return Err(format!("the shares make {sum}, more than 1"));
+        }
+        let known = |(name, share): (&str, f64)| Ok((name.parse()?, share));
+        pairs
+            .into_iter()
+            .map(known)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
 impl Shares {
     /// The share of a name.
     pub fn of(&self, name: &str) -> f64 {
@@ -221,7 +245,19 @@ impl FromStr for Range {
     }
 }
 
+impl Liars {
+    /// The share of all kinds together.
+    pub fn all(&self) -> f64 {
+        self.0.iter().map(|(_, share)| share).sum()
+    }
+}
+
 impl Settings {
+    /// The share of the viewers with an uplink that relay with it, as they should.
+    pub fn relaying(&self) -> f64 {
+        (1.0 - self.freeride) * (1.0 - self.liars.all())
+    }
+
     /// The mean uplink of the mix, in copies of the stream.
     pub fn mean_upload(&self) -> f64 {
         self.mix

@@ -10,10 +10,14 @@ use icd_grid::{
     ViewerSettings,
 };
 
+use crate::lies::Lie;
 use crate::measure::{Measure, Spread};
 use crate::network::{Link, Nat};
 use crate::seal::Seal;
 use crate::traffic::Stream;
+
+/// The seed's life; there is one.
+pub(crate) const EPOCH: Epoch = Epoch(2);
 
 /// One run.
 #[derive(Debug, Clone)]
@@ -74,6 +78,8 @@ pub struct Newcomer {
     pub relay: bool,
     /// How it is reached.
     pub nat: Nat,
+    /// It says that only the seed can feed it.
+    pub seed_only: bool,
 }
 
 /// What became of a viewer.
@@ -118,6 +124,10 @@ pub struct Counts {
     pub from_seed: u64,
     /// Piece bytes from viewers.
     pub from_peers: u64,
+    /// Pieces that an honest viewer passed on, or played, although the broadcaster did not make them so.
+    pub forged: u64,
+    /// Connections that honest viewers tried at addresses that liars invented.
+    pub misled: u64,
 }
 
 impl Counts {
@@ -220,6 +230,11 @@ impl Scenario {
         }
     }
 
+    /// Verifies what that stream's seed signed.
+    pub(crate) fn verifier(&self, key: StreamKey) -> Option<Box<dyn Verify>> {
+        self.make()(key)
+    }
+
     /// The seed that streams, and its key. `signing` counts where signatures are real.
     pub fn seed_node(&self, signing: SigningKey, now: Instant) -> (Node, StreamKey) {
         let (signer, key): (Box<dyn Sign>, _) = if self.real_signatures {
@@ -236,7 +251,7 @@ impl Scenario {
             upload: self.seed_upload,
             max_viewers: None,
             token: None,
-            epoch: Epoch(1),
+            epoch: EPOCH,
             policy: self.policy,
         };
         let verifier = self.make()(key).expect("a made key is good");
@@ -257,8 +272,7 @@ impl Scenario {
             upload: newcomer.upload,
             measure: newcomer.measure,
             relay: newcomer.relay,
-            // It is the only one that it reaches.
-            seed_only: newcomer.nat == Nat::TcpOnly,
+            seed_only: newcomer.seed_only,
             max_peers: 100,
             port: 0,
             stream: Some(stream),
@@ -283,8 +297,8 @@ pub trait Stage: std::fmt::Debug {
     /// A viewer stops, or goes on: as by SIGSTOP over the model, as by its cable over QUIC.
     fn freeze(&mut self, host: usize, frozen: bool);
 
-    /// From now on a viewer changes every piece that it passes on.
-    fn lie(&mut self, host: usize);
+    /// From now on a viewer misbehaves.
+    fn lie(&mut self, host: usize, lie: Lie);
 
     /// Lets virtual time pass.
     fn run(&mut self, time: Duration);

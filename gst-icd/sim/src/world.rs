@@ -2,20 +2,24 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
-use icd_grid::piece::{Hop, PREFIX_BYTES, claimed};
+use icd_grid::piece::{Hop, PREFIX_BYTES, Piece, claimed};
 use icd_grid::token::BINDING_BYTES;
+use icd_grid::trust::Verify;
 use icd_grid::{
-    Action, Bitrate, Event, Input, MediaState, Node, NodeId, PeerId, Seq, Stats, StreamKey, Target,
+    Action, Bitrate, Event, Input, Media, MediaState, Node, NodeId, PeerId, Seq, Stats, StreamKey,
+    Target,
 };
 
+use crate::lies::{ASKS, Liar, Lie, NOBODY};
 use crate::measure::Measure;
 use crate::network::{Line, Nat, mishaps, wire};
 use crate::seal::VERIFY;
-use crate::stage::{Counts, Newcomer, Player, Scenario, Stage, Viewer};
+use crate::stage::{Counts, EPOCH, Newcomer, Player, Scenario, Stage, Viewer};
 use crate::traffic::Traffic;
 
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +40,7 @@ struct Host {
     died: Option<Instant>,
     alive: bool,
     frozen: bool,
-    liar: bool,
+    liar: Option<Liar>,
     links: BTreeMap<PeerId, Far>,
     next_incoming: u64,
     player: Player,
@@ -49,6 +53,8 @@ enum What {
     Deliver(Input),
     Frame,
     Tick,
+    /// A liar sends what its node does not.
+    Ask,
 }
 
 /// When, in which order among those of one moment, at which host, where in the list of what
@@ -73,6 +79,9 @@ pub struct World {
     frames: u64,
     over: bool,
     key: StreamKey,
+    /// Where anybody lies, the broadcaster's own pieces are kept, by their times, and looked for.
+    verifier: Option<Box<dyn Verify>>,
+    made: HashMap<u64, Vec<Bytes>>,
     faults: Vec<(usize, NodeId)>,
     /// What holds from the next frame on, if it changes.
     state: Option<MediaState>,
@@ -87,6 +96,12 @@ const UNANSWERED: Duration = Duration::from_secs(1);
 /// The kernel's buffers of a stopped process hold so many packets.
 const HELD: usize = 200;
 const LEAST_STEP: Duration = Duration::from_micros(500);
+
+/// Where a host is.
+fn address(host: usize) -> SocketAddr {
+    let [a, b, c] = [host >> 16, host >> 8, host].map(|n| n as u8);
+    ([10, a, b, c], 1).into()
+}
 
 impl World {
     /// A seed that streams and nobody else.
@@ -112,6 +127,8 @@ impl World {
             frames: 0,
             over: false,
             key,
+            verifier: None,
+            made: HashMap::new(),
             faults: Vec::new(),
             state: None,
             counts: Counts::default(),
@@ -131,7 +148,7 @@ impl World {
             died: None,
             alive: true,
             frozen: false,
-            liar: false,
+            liar: None,
             links: BTreeMap::new(),
             next_incoming: 0,
             player: Player::default(),
@@ -152,6 +169,7 @@ impl World {
             measure: false,
             relay,
             nat: Nat::Open,
+            seed_only: false,
         })
     }
 
@@ -162,6 +180,22 @@ impl World {
             why,
         };
         self.at(at, far.host, What::Deliver(gone));
+    }
+
+    /// The broadcaster excludes a viewer.
+    pub fn ban(&mut self, host: usize) {
+        let id = self.hosts[host].id;
+        self.hosts[0].node.handle(Input::Ban(id), self.now);
+        self.pump(0);
+    }
+
+    /// A viewer connects to another, whoever told it of that one.
+    pub fn approach(&mut self, host: usize, other: usize) {
+        let id = self.hosts[other].id;
+        let addr = address(other);
+        self.order += 1;
+        let peer = PeerId(self.order | PeerId::DIALED);
+        self.dial(host, peer, &Target::Viewer { id, addr });
     }
 
     /// A viewer is told what it may send from now on.
@@ -217,15 +251,33 @@ impl World {
                     self.counts.pieces += 1;
                     // Forged ones are no arrivals.
                     if let Some(info) = claimed(body).filter(|_| host > 0)
-                        && !self.forged(host, &input)
+                        && self.genuine(body)
                     {
                         let at = now - self.origin;
                         self.measure.arrived(host - 1, info.seq.0, at);
+                        let liar = self.hosts[host].liar.as_mut();
+                        liar.into_iter().for_each(|liar| liar.came(info.seq));
                     }
+                }
+                if let Input::Message { bytes, .. } = &input
+                    && self.hosts[host]
+                        .liar
+                        .as_ref()
+                        .is_some_and(|l| !l.hears(bytes))
+                {
+                    return;
                 }
                 self.hosts[host].node.handle(input, now);
             }
             What::Tick => {}
+            What::Ask => {
+                let ask = self.hosts[host].liar.as_ref().and_then(Liar::asks);
+                let peers: Vec<_> = self.hosts[host].links.keys().copied().collect();
+                for (peer, ask) in peers.iter().zip(std::iter::repeat(ask)) {
+                    ask.into_iter().for_each(|ask| self.send(host, *peer, ask));
+                }
+                self.at(now + ASKS, host, What::Ask);
+            }
             What::Frame => self.frame(),
         }
         self.hosts[host].node.tick(now);
@@ -239,13 +291,13 @@ impl World {
         }
     }
 
-    /// Whether a liar sent it.
-    fn forged(&self, host: usize, input: &Input) -> bool {
-        let Input::Piece { peer, .. } = input else {
-            return false;
+    /// Whether the broadcaster made a piece so, in this epoch. It is looked at where anybody lies.
+    fn genuine(&self, body: &Bytes) -> bool {
+        let Some(verifier) = &self.verifier else {
+            return true;
         };
-        let from = self.hosts[host].links.get(peer);
-        from.is_some_and(|far| self.hosts[far.host].liar)
+        let piece = Piece::verify(body.clone(), &**verifier);
+        piece.is_ok_and(|piece| piece.info().epoch == EPOCH)
     }
 
     fn frame(&mut self) {
@@ -266,6 +318,15 @@ impl World {
         }
         while let Some(media) = self.hosts[host].node.poll_media(now) {
             let (latency, origin) = (self.scenario.latency, self.origin);
+            if let Media::Payload { bytes, time, .. } = &media
+                && self.hosts[host].liar.is_none()
+                && !self
+                    .made
+                    .get(&time.0)
+                    .is_none_or(|made| made.contains(bytes))
+            {
+                self.counts.forged += 1;
+            }
             let player = &mut self.hosts[host].player;
             if let Some(due) = player.take(&media, latency, origin, now) {
                 self.measure.playing(host - 1, due);
@@ -327,6 +388,12 @@ impl World {
                 Some((other, trips?))
             });
         let Some((other, trips)) = reached else {
+            if let Target::Viewer { addr, .. } = target
+                && addr.ip() == IpAddr::from(NOBODY)
+                && self.hosts[host].liar.is_none()
+            {
+                self.counts.misled += 1;
+            }
             let why = "nobody answers".into();
             let gone = Input::Disconnected { peer, why };
             self.at(self.now + UNANSWERED, host, What::Deliver(gone));
@@ -349,7 +416,7 @@ impl World {
         let connected = |peer, whose: &Host, n: usize| Input::Connected {
             peer,
             id: whose.id,
-            addr: ([10, (n >> 16) as u8, (n >> 8) as u8, n as u8], 1).into(),
+            addr: address(n),
             // No stream is private here.
             binding: [0; BINDING_BYTES],
         };
@@ -360,10 +427,13 @@ impl World {
         self.at(at, other, What::Deliver(to_other));
     }
 
-    fn send(&mut self, host: usize, peer: PeerId, bytes: Bytes) {
+    fn send(&mut self, host: usize, peer: PeerId, mut bytes: Bytes) {
         let Some(far) = self.hosts[host].links.get(&peer).copied() else {
             return;
         };
+        if let Some(liar) = &self.hosts[host].liar {
+            bytes = liar.says(bytes, &mut self.rng);
+        }
         let (size, packets) = wire(bytes.len() + 4);
         let loss = self.scenario.link.loss;
         let (late, again) = mishaps(packets, far.delay, loss, &mut self.rng);
@@ -394,6 +464,13 @@ impl World {
             && let Some(info) = claimed(&body)
         {
             self.measure.made(seq.0, Duration::from_nanos(info.time.0));
+            if self.verifier.is_some() {
+                let payload = body.slice(PREFIX_BYTES..);
+                let made = self.made.entry(info.time.0).or_default();
+                if !made.contains(&payload) {
+                    made.push(payload);
+                }
+            }
         }
         let Some(far) = self.hosts[host].links.get(&peer).copied() else {
             let sent = Input::Sent {
@@ -404,10 +481,24 @@ impl World {
             self.at(self.now, host, What::Deliver(sent));
             return;
         };
-        if self.hosts[host].liar {
-            let mut forged = body.to_vec();
-            forged.iter_mut().last().into_iter().for_each(|b| *b ^= 1);
-            body = forged.into();
+        let mut later = Duration::ZERO;
+        if let Some(liar) = &mut self.hosts[host].liar {
+            match liar.piece(Hop::decode(&hop).why, body) {
+                Some(sent) => (body, later) = sent,
+                None => {
+                    // Its own node believes that it was sent.
+                    let delivered = true;
+                    let sent = Input::Sent {
+                        peer,
+                        seq,
+                        delivered,
+                    };
+                    self.at(self.now + far.delay * 2, host, What::Deliver(sent));
+                    return;
+                }
+            }
+        } else if host > 0 && !self.genuine(&body) {
+            self.counts.forged += 1;
         }
         self.counts.payload_bytes += (body.len() - PREFIX_BYTES) as f64;
         let (size, packets) = wire(hop.len() + body.len());
@@ -418,7 +509,7 @@ impl World {
         let left = self.hosts[host].line.upload(size, self.now);
         let there = &mut self.hosts[far.host];
         let dead = !there.alive || there.frozen;
-        let at = left + far.delay + late;
+        let at = left + far.delay + late + later;
         let (whole, acks) = there.line.download(size, packets, at, self.now);
         self.counts.ack_bytes += acks;
         let arrives = whole + VERIFY;
@@ -506,8 +597,12 @@ impl Stage for World {
         self.at(self.now, host, What::Tick);
     }
 
-    fn lie(&mut self, host: usize) {
-        self.hosts[host].liar = true;
+    fn lie(&mut self, host: usize, lie: Lie) {
+        self.verifier = self.scenario.verifier(self.key);
+        self.hosts[host].liar = Some(Liar::new(lie, self.key));
+        if lie == Lie::Greedy {
+            self.at(self.now, host, What::Ask);
+        }
     }
 
     fn leave(&mut self, host: usize) {

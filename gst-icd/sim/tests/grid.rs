@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use icd_grid::Bitrate;
+use icd_sim::lies::Lie;
 use icd_sim::network::Nat;
 use icd_sim::{Link, Newcomer, Scenario, Stage, Viewer, World};
 
@@ -248,7 +249,7 @@ fn a_viewer_that_changes_pieces_is_dropped_and_nobody_plays_or_passes_on_what_it
         })
         .expect("somebody");
     assert!(world.faults().is_empty());
-    world.lie(liar);
+    world.lie(liar, Lie::Forge);
     world.run(Duration::from_secs(15));
     report(&world);
     nobody_lost(&world);
@@ -365,6 +366,7 @@ fn who_is_told_nothing_of_its_line_guesses_what_it_carries() {
             measure: true,
             relay: true,
             nat: Nat::Open,
+            seed_only: false,
         });
         world.run(Duration::from_secs(4));
         let viewers = world.viewers();
@@ -386,10 +388,56 @@ fn lines_of_all_kinds_carry_a_grid_that_was_told_nothing() {
             measure: true,
             relay: n != 3,
             nat: Nat::Open,
+            seed_only: false,
         });
         world.run(Duration::from_secs(1));
     }
     world.run(Duration::from_secs(20));
     report(&world);
     nobody_lost(&world);
+}
+
+/// Whoever is excluded gets nothing from anybody within five seconds, however stubborn it is, and those
+/// that it fed miss nothing.
+#[test]
+fn who_is_excluded_is_served_by_nobody() {
+    for seed in 0..10 {
+        let mut world = World::new(scenario(seed, Some(3.0)));
+        for n in 0..30 {
+            world.join(share([0.0, 1.0, 3.0][n % 3]), true);
+            world.run(Duration::from_millis(300));
+        }
+        world.run(Duration::from_secs(5));
+        // Two that feed many, and one that feeds nobody; two of them go on as if nothing was.
+        let banned = [3, 13, 30];
+        for host in [3, 30] {
+            world.lie(host, Lie::Stubborn);
+        }
+        for host in banned {
+            world.ban(host);
+        }
+        world.run(Duration::from_secs(5));
+        let got = |world: &World| {
+            let viewers = world.viewers();
+            banned.map(|host| {
+                let stats = &viewers[host - 1].stats;
+                stats.bytes_from_peers + stats.bytes_from_seed
+            })
+        };
+        let before = got(&world);
+        assert!(before.iter().all(|bytes| *bytes > 0));
+        // Those that come later know of it, too, and so does everybody that they ask.
+        for _ in 0..5 {
+            let newcomer = world.join(share(3.0), true);
+            world.run(Duration::from_millis(500));
+            for other in [newcomer, 1, 2, 6] {
+                world.approach(30, other);
+            }
+        }
+        world.run(Duration::from_secs(10));
+        assert_eq!(got(&world), before, "seed of chance {seed}");
+        let others = losers(&world).into_iter();
+        let others: Vec<_> = others.filter(|n| !banned.contains(&(n + 1))).collect();
+        assert!(others.is_empty(), "{seed}: {others:?}");
+    }
 }

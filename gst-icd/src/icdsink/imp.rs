@@ -9,7 +9,7 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
-use icd_grid::{Epoch, Input, MediaState, NodeId, Policy, SeedSettings};
+use icd_grid::{Epoch, Input, MediaState, NodeId, Policy, SeedSettings, StreamKey};
 use icd_net::{Key, SeedConfig, SeedHandle, start_seed};
 
 use super::preroll::preroll;
@@ -172,6 +172,26 @@ impl IcdSink {
                 .wake
                 .wait_timeout_while(lock(&self.drain), DRAIN, waits);
         }
+    }
+
+    /// Excludes a viewer; false if this is nobody's key, or nothing is broadcast.
+    pub(super) fn ban(&self, id: &str) -> bool {
+        let Ok(key) = id.parse::<StreamKey>() else {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "{id:?} is no viewer's key: 52 letters, as peer-added tells it"
+            );
+            return false;
+        };
+        let Some((seed, uri)) = lock(&self.state)
+            .as_ref()
+            .map(|s| (s.seed.clone(), s.uri.clone()))
+        else {
+            return false;
+        };
+        // Its own key is in the URI, and in no viewer's hands.
+        !uri.contains(&key.to_string()) && seed.offer(Input::Ban(NodeId(key.0)))
     }
 
     /// Opens the grid, on the way to PAUSED: in READY everything can still be set.

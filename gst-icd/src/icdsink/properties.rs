@@ -2,6 +2,7 @@
 
 use gst::glib;
 use gst::prelude::*;
+use gst::subclass::prelude::*;
 
 use super::settings::{BUFFER_BYTES, BUFFER_TIME_MS, Settings};
 use crate::access::file_property;
@@ -111,6 +112,20 @@ pub(super) fn signals() -> Vec<glib::subclass::Signal> {
             .accumulator(|_, _, value| match value.get::<bool>() {
                 Ok(false) => std::ops::ControlFlow::Break(value.clone()),
                 _ => std::ops::ControlFlow::Continue(value.clone()),
+            })
+            .build(),
+        // Excludes a viewer by its key, as peer-added told it; TRUE if it is one and the element is
+        // started. Nobody serves it any more, within seconds, until the element stops.
+        glib::subclass::Signal::builder("ban")
+            .param_types([String::static_type()])
+            .return_type::<bool>()
+            .action()
+            .class_handler(|values| {
+                let sink = values[0].get::<super::IcdSink>();
+                let sink = sink.expect("emitted on its own type");
+                let id = values[1].get::<Option<String>>();
+                let id = id.expect("type checked upstream").unwrap_or_default();
+                Some(sink.imp().ban(&id).to_value())
             })
             .build(),
     ]

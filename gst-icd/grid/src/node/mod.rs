@@ -1,5 +1,6 @@
 //! Wires the rooms of the grid together; no policy of its own.
 
+mod bans;
 mod past;
 mod relay;
 mod seed;
@@ -133,6 +134,8 @@ pub enum Input {
     /// Seed: whether each viewer that comes from now on is put before
     /// [`Event::AskAdmission`].
     AskAdmission(bool),
+    /// Seed: nobody serves this viewer any more, until the seed is stopped.
+    Ban(NodeId),
     /// Seed: the application's answer to [`Event::AskAdmission`].
     Verdict {
         /// The connection.

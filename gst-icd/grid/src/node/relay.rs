@@ -9,6 +9,7 @@ use crate::children::{Asker, BASE, Child, Children, feeds_many, slots};
 use crate::cutter::Format;
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{BadMessage, Candidate, Have, MAX_HOLES, MAX_PULL, Message};
+use crate::node::bans::Banned;
 use crate::node::past::{BEHIND, FILL, Turn};
 use crate::node::words::{Word, Words};
 use crate::node::{Action, Close, Event, PeerStats};
@@ -121,6 +122,7 @@ pub(super) struct Relay {
     pub(super) children: Children,
     pub(super) uplink: Uplink,
     pub(super) headers: BTreeMap<u32, (Signed<StreamHeader>, StreamHeader)>,
+    pub(super) banned: Banned,
     pub(super) rng: fastrand::Rng,
     pub(super) policy: Policy,
     /// Whether this node sends pieces at all.
@@ -167,6 +169,7 @@ impl Relay {
             children: Children::default(),
             uplink,
             headers: BTreeMap::new(),
+            banned: Banned::default(),
             rng: fastrand::Rng::with_seed(random),
             policy: Policy::default(),
             gives: true,
@@ -574,6 +577,13 @@ impl Relay {
                 self.stop_feeding(peer, *stripe, *from);
             }
             Message::NeedHeader { version } => self.give_header(peer, *version, now),
+            Message::NeedBans => {
+                if let Some(state) = self.peers.get_mut(&peer)
+                    && state.headers.take(GIVEN, MAX_GIVEN, now)
+                {
+                    self.tell_bans(peer);
+                }
+            }
             Message::Pad(_) => {}
             Message::Have(have) => {
                 let have = have.trimmed(self.stripes());

@@ -17,11 +17,10 @@ use crate::message::MAX_CANDIDATES;
 
 /// A message's own bytes in a packet of its own.
 const PACKET: f64 = 60.0;
-/// Of a candidate; of a piece's number; of the stream's header and the first words with a newcomer, caps
-/// of a usual size among them.
+/// Of a candidate; of a piece's number; of the first words with a newcomer, beside the stream's header.
 const CANDIDATE: f64 = 45.0;
 const NUMBER: f64 = 8.0;
-const START: f64 = 500.0;
+const START: f64 = 400.0;
 /// At once, where a share is less: so many of a kind.
 const AT_ONCE: f64 = 16.0;
 /// An uplink that carries hardly a copy has this share of it for all shares.
@@ -30,8 +29,9 @@ const LEAST: f64 = 0.1;
 /// An answer that may have to wait, or is not given.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Word {
-    /// Where the stream begins, and whom to ask. The newcomer waits.
-    Start,
+    /// Where the stream begins, whom to ask and whom not: headers and lists have so many bytes. The newcomer
+    /// waits.
+    Start(usize),
     /// More viewers to ask. Who hears none asks again, after a longer time.
     Candidates,
     /// It has not this many pieces, or is busy. Who hears nothing asks again, after a longer time.
@@ -43,7 +43,7 @@ impl Word {
     fn costs(self) -> (f64, f64) {
         let candidates = CANDIDATE * MAX_CANDIDATES as f64 + PACKET;
         match self {
-            Self::Start => (START + candidates, 0.3),
+            Self::Start(bytes) => (START + bytes as f64 + candidates, 0.3),
             Self::Candidates => (candidates, 0.18),
             Self::Nak(pieces) => (PACKET + NUMBER * pieces as f64, 0.18),
         }
@@ -82,7 +82,7 @@ impl Words {
         };
         let (bytes, share) = word.costs();
         let bucket = match word {
-            Word::Start => &mut self.starts,
+            Word::Start(_) => &mut self.starts,
             Word::Candidates => &mut self.candidates,
             Word::Nak(_) => &mut self.naks,
         };
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn a_narrow_uplink_answers_a_share_and_a_wide_one_all() {
         let narrow = Some(Bitrate(3_300_000));
-        for word in [Word::Start, Word::Candidates, Word::Nak(1)] {
+        for word in [Word::Start(100), Word::Candidates, Word::Nak(1)] {
             let (bytes, share) = word.costs();
             let beyond = narrow.map_or(0.0, Bitrate::bytes_per_second) - COPY;
             let least = 10.0 * beyond * share / bytes;
@@ -127,7 +127,7 @@ mod tests {
     fn a_few_are_answered_at_once_however_narrow_it_is() {
         let mut words = Words::new(Instant::now());
         let now = Instant::now();
-        let mut affords = || words.affords(Word::Start, Some(Bitrate(100_000)), COPY, now);
+        let mut affords = || words.affords(Word::Start(100), Some(Bitrate(100_000)), COPY, now);
         assert!((0..16).all(|_| affords()) && !affords());
     }
 
@@ -138,6 +138,6 @@ mod tests {
         let narrow = Some(Bitrate(3_300_000));
         while words.affords(Word::Nak(8), narrow, COPY, now) {}
         assert!(words.affords(Word::Candidates, narrow, COPY, now));
-        assert!(words.affords(Word::Start, narrow, COPY, now));
+        assert!(words.affords(Word::Start(100), narrow, COPY, now));
     }
 }

@@ -44,6 +44,8 @@ pub struct Feed {
     /// Who is asked although the parent feeds it well, since it is nearer to the seed.
     pub(super) climb: Option<(NodeId, Instant)>,
     pub(super) since: Instant,
+    /// It comes by too many nodes: another parent is looked for, and this one is kept until then.
+    pub(super) deep: bool,
 }
 
 impl Feed {
@@ -66,6 +68,7 @@ impl Feed {
             suggested: None,
             climb: None,
             since: now,
+            deep: false,
         }
     }
 
@@ -102,7 +105,8 @@ impl Feed {
 
     /// Whether another parent is looked for.
     pub(super) fn wants(&self) -> bool {
-        self.parent.is_none() || self.lease || self.ends.is_some() || self.climb.is_some()
+        let moves = self.ends.is_some() || self.climb.is_some();
+        self.parent.is_none() || self.lease || moves || self.deep
     }
 
     pub(super) fn detach(&mut self, now: Instant) {
@@ -115,5 +119,6 @@ impl Feed {
         self.orphan_since.get_or_insert(now);
         self.passed = None;
         self.ends = None;
+        self.deep = false;
     }
 }

@@ -82,6 +82,9 @@ impl Parents {
                 peer: parent,
                 stripe,
             });
+            if alive && let Some(n) = neighbours.iter().find(|n| n.peer == parent) {
+                self.marks.add(n.id, now);
+            }
             let feed = &mut self.feeds[k];
             feed.detach(now);
             feed.refused.insert(parent, now + REFUSED);
@@ -100,6 +103,13 @@ impl Parents {
                 steps.push(Step::Dead(parent));
             }
         }
+    }
+
+    /// Who feeds a stripe as it should: another viewer, for good.
+    pub fn good(&self, stripe: StripeId, now: Instant) -> Option<PeerId> {
+        let feed = self.feed(stripe)?;
+        let good = !feed.lease && !self.behind(feed, now);
+        feed.parent.filter(|_| good)
     }
 }
 

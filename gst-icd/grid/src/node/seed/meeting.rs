@@ -19,9 +19,14 @@ impl Seed {
         let ticket = Ticket {
             epoch: self.epoch,
             node,
-            expires: SenderTime(self.time(now).0 + TICKET.as_nanos() as u64),
+            expires: self.ticket_expiry(now),
         };
         Signed::sign(&ticket, &*self.signer)
+    }
+
+    /// Of those that are given now.
+    pub(super) fn ticket_expiry(&self, now: Instant) -> SenderTime {
+        SenderTime(self.time(now).0.saturating_add(TICKET.as_nanos() as u64))
     }
 
     pub(super) fn hello(&mut self, peer: PeerId, hello: Hello, now: Instant) {
@@ -45,6 +50,8 @@ impl Seed {
             Some(Refusal::WrongStream)
         } else if !self.proven(peer, &hello) {
             Some(Refusal::Token)
+        } else if self.excluded.has(id) {
+            Some(Refusal::Denied)
         } else if Duration::from_millis(u64::from(hello.latency_ms)) > most
             && !self.admitted(id, &hello)
         {
@@ -73,6 +80,9 @@ impl Seed {
 
     pub(super) fn name_candidates(&mut self, peer: PeerId) {
         let list = self.seat.candidates(peer, &mut self.relay.rng);
+        if let Some(member) = self.seat.member_mut(peer) {
+            member.named = true;
+        }
         self.relay.send(peer, &Message::Candidates(list));
     }
 
@@ -172,8 +182,15 @@ impl Seed {
             since: now,
             started: false,
             settled,
+            named: false,
         };
+        let wants = !settled && !member.hello.seed_only();
         self.seat.admit(peer, member);
+        // At once, where there is room for words: those that start together were told at different times, and
+        // do not all ask the same.
+        if wants && self.relay.affords(Word::Candidates, now) {
+            self.name_candidates(peer);
+        }
         self.relay.tell(Event::PeerAdded { id, addr });
         self.start(peer, now);
     }

@@ -1,5 +1,6 @@
 //! The node inside `icdsink`.
 
+mod bans;
 mod meeting;
 mod places;
 
@@ -66,6 +67,7 @@ pub(super) struct Seed {
     purse: Purse,
     first: Purse,
     seat: Seat,
+    excluded: bans::Excluded,
     ask_admission: bool,
     asking: Vec<(PeerId, Hello, Instant)>,
     state: Option<MediaState>,
@@ -114,6 +116,7 @@ impl Seed {
             leads: Leads::default(),
             purse: Purse::for_past(now),
             first: Purse::for_first(now),
+            excluded: bans::Excluded::new(),
             ask_admission: false,
             asking: Vec::new(),
             state: None,
@@ -195,6 +198,7 @@ impl Seed {
                 self.relay.resize();
             }
             Input::MaxViewers(max) => self.seat.max_viewers = max,
+            Input::Ban(node) => self.ban(node, now),
             Input::AskAdmission(ask) => self.ask_admission = ask,
             Input::Live => {}
         }
@@ -296,6 +300,7 @@ impl Seed {
         self.drained = false;
         self.seat.forget_starts();
         self.renew_tickets(now);
+        self.excluded_in_new_epoch(now);
     }
 
     fn make_header(&mut self) {
@@ -378,6 +383,7 @@ impl Seed {
             time: self.time(now),
             bytes_per_second: self.cutter.rate() as u32,
             viewers: self.seat.len().min(u32::MAX as usize) as u32,
+            bans: self.relay.banned.version(self.epoch),
         };
         Signed::sign(&beacon, &*self.signer)
     }
@@ -423,17 +429,9 @@ impl Seed {
                 self.subscribe(peer, stripe, from, lease, &asks, now);
             }
             Message::Report(report) => {
-                if let Some(member) = self.seat.member_mut(peer) {
-                    member.hello.upload = report.upload;
-                    member.report = report;
-                    member.reported = Some(now);
-                    let strength = if member.hello.relay {
-                        member.report.slots
-                    } else {
-                        0
-                    };
-                    self.relay.children.set_strength(peer, strength);
-                }
+                self.seat.reported(peer, report, now);
+                let strength = self.seat.strength(peer);
+                self.relay.children.set_strength(peer, strength);
                 self.check_drained();
             }
             Message::Find => {
@@ -483,6 +481,7 @@ impl Seed {
         }
         if now.saturating_duration_since(self.beaconed) >= BEACON {
             self.beaconed = now;
+            self.tell_excluded(now);
             self.said_rate = self.cutter.rate();
             let beacon = self.beacon(now);
             self.relay.spread(&beacon, self.time(now));

@@ -45,6 +45,13 @@ impl Seed {
         }
     }
 
+    /// What is said to a newcomer before its first piece.
+    fn first_words(&self) -> Word {
+        let newest = self.relay.headers.last_key_value();
+        let header = newest.map_or(0, |(_, (signed, _))| signed.bytes());
+        Word::Start(header + self.relay.banned.bytes())
+    }
+
     /// Tells a viewer where the stream begins for it, and pushes everything until it finds
     /// parents. False if it waits for room.
     pub(super) fn start(&mut self, peer: PeerId, now: Instant) -> bool {
@@ -101,7 +108,7 @@ impl Seed {
         // Who comes back needs no candidates.
         let opening = match opening {
             Opening::Wait => opening,
-            _ if resume.is_some() || self.relay.affords(Word::Start, now) => opening,
+            _ if resume.is_some() || self.relay.affords(self.first_words(), now) => opening,
             _ => Opening::Wait,
         };
         let by_seed = match opening {
@@ -155,8 +162,12 @@ impl Seed {
                     .add(peer, StripeId(k), true, strength, now);
             }
         }
-        if resume.is_none() && !hello.seed_only() {
+        let named = self.seat.member(peer).is_some_and(|m| m.named);
+        if resume.is_none() && !hello.seed_only() && !named {
             self.name_candidates(peer);
+        }
+        if resume.is_none() {
+            self.relay.tell_bans(peer);
         }
         let start = Start {
             from,

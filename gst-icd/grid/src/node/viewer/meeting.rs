@@ -1,6 +1,7 @@
 //! Finding the seed and other viewers, and losing them.
 
 use super::*;
+use crate::record::Bans;
 use crate::token::Binding;
 
 impl Viewer {
@@ -17,7 +18,7 @@ impl Viewer {
     ) {
         self.dialing.remove(&peer);
         self.hinted.remove(&peer);
-        if self.book.banned(&id) {
+        if self.shuns(&id) {
             self.relay.close(peer, Close::Fault);
             return;
         }
@@ -163,7 +164,7 @@ impl Viewer {
         };
         let known = self.relay.peers.values().any(|p| p.id == candidate.node)
             || self.dialing.values().any(|id| *id == candidate.node)
-            || self.book.banned(&candidate.node);
+            || self.shuns(&candidate.node);
         let alone = self.settings.seed_only;
         let full =
             alone || self.hinted.len() >= MAX_HINTED || self.viewers() >= self.settings.max_peers;
@@ -225,6 +226,29 @@ impl Viewer {
         self.relay.tell(Event::PeerAdded { id, addr });
     }
 
+    /// Whether nothing is taken from a node, nor given to it: it forged, or is excluded.
+    fn shuns(&self, node: &NodeId) -> bool {
+        self.book.banned(node) || self.relay.banned.has(node)
+    }
+
+    /// The broadcaster excludes some.
+    pub(super) fn bans(&mut self, from: PeerId, signed: Signed<Bans>, now: Instant) {
+        let Some(verifier) = &self.verifier else {
+            return;
+        };
+        let Some(bans) = signed.open(&**verifier) else {
+            self.relay.nonsense(from, now);
+            return;
+        };
+        if !self.relay.learn_bans(signed, bans) {
+            return;
+        }
+        for peer in self.relay.excluded() {
+            self.relay.close(peer, Close::Refused);
+            self.gone(peer, &"the broadcaster excludes it".into(), now);
+        }
+    }
+
     /// Whether an admission holds. It expires in stream time, which stands still with the seed:
     /// an outage voids none.
     fn holds(&self, ticket: Ticket, now: Instant) -> bool {
@@ -266,11 +290,14 @@ impl Viewer {
         if wanted == 0 {
             return;
         }
-        let connected = |id: &NodeId| {
-            self.relay.peers.values().any(|p| p.id == *id) || self.dialing.values().any(|d| d == id)
+        let banned = &self.relay.banned;
+        let not_now = |id: &NodeId| {
+            banned.has(id)
+                || self.relay.peers.values().any(|p| p.id == *id)
+                || self.dialing.values().any(|d| d == id)
         };
         let rng = &mut self.relay.rng;
-        let list = self.book.to_dial(wanted, connected, rng, now);
+        let list = self.book.to_dial(wanted, not_now, rng, now);
         let short = list.len() < wanted;
         for (id, addr) in list {
             self.dial(id, addr);

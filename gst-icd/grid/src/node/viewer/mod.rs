@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::candidates::Candidates;
-use crate::children::{CHILD_SILENCE, Taken, outweighs};
+use crate::children::{CHILD_SILENCE, Taken, feeds_many, outweighs};
 use crate::clock::ClockMap;
 use crate::cutter::Format;
 use crate::ids::{Bitrate, Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
@@ -65,6 +65,9 @@ const IDLE: Duration = Duration::from_secs(10);
 const TIDY: Duration = Duration::from_secs(1);
 /// A stripe goes up at most this often.
 const CLIMB: Duration = Duration::from_millis(500);
+/// Those of one that passes on several copies: as long as it stands below weaker ones, all below these are
+/// farther from the seed than they need be.
+const CLIMB_STRONG: Duration = Duration::from_millis(100);
 /// Who pushes what another feeds is told again after so long.
 const UNWANTED: Duration = Duration::from_millis(500);
 /// Dials at the same time because a neighbour named somebody, at most.
@@ -139,6 +142,8 @@ pub(super) struct Viewer {
     have_at: Instant,
     report_at: Instant,
     reported_room: (usize, usize),
+    /// A parent was left since the last report although it lives: the seed should know soon.
+    blamed: bool,
     end_told: bool,
     from_seed: u64,
     from_peers: u64,
@@ -217,6 +222,7 @@ impl Viewer {
             have_at: now,
             report_at: now,
             reported_room: (0, 0),
+            blamed: false,
             end_told: false,
             from_seed: 0,
             from_peers: 0,
@@ -270,6 +276,7 @@ impl Viewer {
             Input::Item { .. }
             | Input::End
             | Input::AskAdmission(_)
+            | Input::Ban(_)
             | Input::Verdict { .. }
             | Input::MaxViewers(_) => {}
         }
@@ -301,6 +308,7 @@ impl Viewer {
             _ if !ready => self.relay.nonsense(peer, now),
             Message::Header(signed) => self.header(peer, signed, now),
             Message::Beacon(signed) => self.beacon(peer, &signed, now),
+            Message::Bans(signed) => self.bans(peer, signed, now),
             Message::Candidates(list) if seed => self.candidates(list, now),
             Message::Ticket(ticket) if seed => {
                 self.renew(peer, ticket, now);
@@ -518,6 +526,9 @@ impl Viewer {
             .is_none_or(|b| (b.epoch, b.time) < (beacon.epoch, beacon.time));
         if beacon.epoch == self.relay.epoch && newer {
             self.beacon = Some(beacon);
+            if beacon.bans > self.relay.banned.version(beacon.epoch) {
+                self.relay.send(peer, &Message::NeedBans);
+            }
             self.relay.spread(signed, beacon.time);
         }
     }
@@ -560,7 +571,9 @@ impl Viewer {
             delay_ms: self.relay.peers.get(&seed).map_or(0, |p| p.owd_ms),
             reserve: self.relay.children.reserve().min(usize::from(u16::MAX)) as u16,
             upload: self.relay.uplink.rate().unwrap_or(Bitrate(u64::MAX)),
+            parents: self.good_parents(now),
         };
+        self.blamed = false;
         self.reported_room = (self.relay.children.slots(), self.relay.children.spare());
         self.last_lag_ms = report.lag_ms;
         self.recent_lag = Histogram::default();
@@ -589,7 +602,8 @@ impl Viewer {
             self.tell_maps(now);
         }
         let children = &self.relay.children;
-        let news = self.reported_room != (children.slots(), children.spare());
+        let room = (children.slots(), children.spare());
+        let news = self.blamed || self.reported_room != room;
         let again = if news { REPORT_SOON } else { self.contact() };
         if now.saturating_duration_since(self.report_at) >= again {
             self.report(now);

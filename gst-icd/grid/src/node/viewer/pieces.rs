@@ -60,7 +60,9 @@ impl Viewer {
         let piece = match Piece::verify(body, &**verifier) {
             Ok(piece) => piece,
             Err(error) => {
-                self.book.ban(id);
+                if !seed {
+                    self.book.ban(id);
+                }
                 self.relay.close(peer, Close::Fault);
                 self.drop_peer(peer, now);
                 let what = error.to_string();

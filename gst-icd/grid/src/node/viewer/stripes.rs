@@ -136,19 +136,21 @@ impl Viewer {
 
     /// A stripe that a weaker one feeds to this node goes up, past that one.
     pub(super) fn climb(&mut self, now: Instant) {
-        let rests = now.saturating_duration_since(self.climbed) < CLIMB;
+        let mine = self.standing().strength;
+        let strong = feeds_many(mine, self.relay.stripes());
+        let again = if strong { CLIMB_STRONG } else { CLIMB };
+        let rests = now.saturating_duration_since(self.climbed) < again;
         if self.started.is_none() || rests || !self.settings.policy.insertion {
             return;
         }
         self.climbed = now;
-        let mine = self.standing().strength;
         let weaker = |peer: PeerId| {
             let theirs = self.relay.peers.get(&peer).filter(|p| !p.seed)?;
             Some(outweighs(mine, theirs.have.strength))
         };
         let steady: Vec<_> = self
             .parents
-            .steady(now)
+            .steady(strong, now)
             .filter(|(_, parent)| weaker(*parent) == Some(true))
             .filter_map(|(stripe, _)| Some((stripe, self.parents.feed(stripe)?.above()?.clone())))
             .filter(|(_, above)| above.node != self.relay.me)
@@ -170,6 +172,16 @@ impl Viewer {
             .max_by_key(|(peer, p)| (p.have.spare, **peer))
             .filter(|(_, p)| p.have.spare > 0)?;
         self.relay.candidate(*peer)
+    }
+
+    /// Who brings each stripe, where it comes as it should.
+    pub(super) fn good_parents(&self, now: Instant) -> Vec<Option<u64>> {
+        let parents = (0..self.relay.stripes()).map(|k| {
+            let parent = self.parents.good(StripeId(k), now)?;
+            let state = self.relay.peers.get(&parent).filter(|p| !p.seed)?;
+            Some(state.id.short())
+        });
+        parents.collect()
     }
 
     /// What this node can give.
@@ -252,6 +264,7 @@ impl Viewer {
                     }
                     self.relay
                         .send(peer, &Message::Unsubscribe { stripe, from });
+                    self.blamed |= !self.parents.is_dead(peer);
                 }
                 Step::Dead(peer) => {
                     if let Some(state) = self.relay.peers.get(&peer) {

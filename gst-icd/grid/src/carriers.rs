@@ -1,0 +1,90 @@
+//! Who carries the stream, as those say whom it feeds.
+//!
+//! What a node says of its own uplink is only a claim; a root that takes a stripe and keeps it would leave
+//! the whole grid without it. So the seed counts, for each node and stripe, the viewers that are fed well
+//! by it (design: distribution, 7: the strength of a node is what its children report).
+
+use std::collections::BTreeMap;
+
+/// Whoever was never seen to carry anything is trusted with so many stripes for each that there are; and
+/// everybody with this many times what it carries.
+const GROWTH: usize = 2;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Carriers {
+    /// Children of a node on a stripe; of whom there are none are not here.
+    children: BTreeMap<(u64, u8), u32>,
+}
+
+impl Carriers {
+    /// A viewer says by whom each stripe is brought, instead of what it said before.
+    pub fn said(&mut self, before: &[Option<u64>], now: &[Option<u64>]) {
+        for key in named(before) {
+            if let Some(children) = self.children.get_mut(&key) {
+                *children -= 1;
+                if *children == 0 {
+                    self.children.remove(&key);
+                }
+            }
+        }
+        for key in named(now) {
+            *self.children.entry(key).or_default() += 1;
+        }
+    }
+
+    /// Viewers that a node feeds one stripe.
+    pub fn on(&self, node: u64, stripe: u8) -> u32 {
+        self.children.get(&(node, stripe)).copied().unwrap_or(0)
+    }
+
+    /// Stripes that it brings to others, all together.
+    pub fn carried(&self, node: u64) -> usize {
+        let all = self.children.range((node, 0)..=(node, u8::MAX));
+        all.map(|(_, children)| *children as usize).sum()
+    }
+
+    /// Of the stripes that a node says it can push, those that it is trusted with.
+    pub fn trusted(&self, node: u64, claimed: u16, stripes: u8) -> u16 {
+        let proven = (self.carried(node) * GROWTH).max(usize::from(stripes));
+        claimed.min(proven.min(usize::from(u16::MAX)) as u16)
+    }
+}
+
+fn named(by: &[Option<u64>]) -> impl Iterator<Item = (u64, u8)> {
+    let stripes = by.iter().take(usize::from(u8::MAX)).zip(0..);
+    stripes.filter_map(|(node, stripe)| Some(((*node)?, stripe)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_trusted_with_twice_what_others_say_it_carries() {
+        let mut carriers = Carriers::default();
+        let claims = u16::MAX;
+        assert_eq!(
+            carriers.trusted(7, claims, 8),
+            8,
+            "it never carried anything"
+        );
+        assert_eq!(carriers.trusted(7, 3, 8), 3);
+        let by_seven = [Some(7), None, Some(7)];
+        for _ in 0..10 {
+            carriers.said(&[], &by_seven);
+        }
+        assert_eq!((carriers.on(7, 0), carriers.on(7, 1)), (10, 0));
+        assert_eq!(carriers.trusted(7, claims, 8), 40);
+        carriers.said(&by_seven, &[Some(5)]);
+        assert_eq!((carriers.carried(7), carriers.carried(5)), (18, 1));
+        for _ in 0..9 {
+            carriers.said(&by_seven, &[]);
+        }
+        carriers.said(&[Some(5)], &[]);
+        assert!(carriers.children.is_empty());
+        // Somebody says that it took back what it never said.
+        carriers.said(&by_seven, &[]);
+        assert_eq!(carriers.carried(7), 0);
+    }
+}
