@@ -4,7 +4,7 @@
 //! the whole grid without it. So the seed counts, for each node and stripe, the viewers that are fed well
 //! by it (design: distribution, 7: the strength of a node is what its children report).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Whoever was never seen to carry anything is trusted with so many stripes for each that there are; and
 /// everybody with this many times what it carries.
@@ -15,7 +15,12 @@ const GROWTH: usize = 2;
 pub struct Carriers {
     /// Children of a node on a stripe; of whom there are none are not here.
     children: BTreeMap<(u64, u8), u32>,
+    /// Viewers that a stripe comes to by a node, when they were last counted.
+    below: HashMap<(u64, u8), u32>,
 }
+
+/// A way longer than this is a circle.
+const LONGEST: usize = 32;
 
 impl Carriers {
     /// A viewer says by whom each stripe is brought, instead of what it said before.
@@ -31,6 +36,31 @@ impl Carriers {
         for key in named(now) {
             *self.children.entry(key).or_default() += 1;
         }
+    }
+
+    /// Counts who lives from whom, by all that viewers said last: their names, and who brings them each
+    /// stripe.
+    pub fn weigh(&mut self, all: &[(u64, &[Option<u64>])]) {
+        self.below.clear();
+        let parents: HashMap<u64, &[Option<u64>]> = all.iter().copied().collect();
+        for (node, fed_by) in all {
+            for (_, stripe) in named(fed_by) {
+                let mut at = *node;
+                for _ in 0..LONGEST {
+                    let parent = parents.get(&at).and_then(|p| p.get(usize::from(stripe)));
+                    let Some(parent) = parent.copied().flatten() else {
+                        break;
+                    };
+                    *self.below.entry((parent, stripe)).or_default() += 1;
+                    at = parent;
+                }
+            }
+        }
+    }
+
+    /// Viewers that one stripe comes to by a node, as they were counted last.
+    pub fn below(&self, node: u64, stripe: u8) -> u32 {
+        self.below.get(&(node, stripe)).copied().unwrap_or(0)
     }
 
     /// Viewers that a node feeds one stripe.
@@ -59,6 +89,18 @@ fn named(by: &[Option<u64>]) -> impl Iterator<Item = (u64, u8)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_that_live_from_a_node_are_counted_and_a_circle_ends() {
+        let mut carriers = Carriers::default();
+        let by = |node: u64| [Some(node), None];
+        let (one, two, nobody) = (by(1), by(2), [None, None]);
+        carriers.weigh(&[(1, &nobody), (2, &one), (3, &two), (4, &two)]);
+        let below = |c: &Carriers| [1, 2, 3].map(|node| c.below(node, 0));
+        assert_eq!((below(&carriers), carriers.below(1, 1)), ([3, 2, 0], 0));
+        carriers.weigh(&[(1, &two), (2, &one)]);
+        assert!(below(&carriers)[0] <= 2 * LONGEST as u32);
+    }
 
     #[test]
     fn a_node_is_trusted_with_twice_what_others_say_it_carries() {

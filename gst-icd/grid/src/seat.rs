@@ -111,6 +111,7 @@ impl Seat {
         let places = usize::from(stripes) * usize::from(roots.max(1));
         self.stripes = stripes;
         self.roots = vec![Root::default(); places];
+        self.carriers.weigh(&[]);
     }
 
     /// Whether another viewer may come.

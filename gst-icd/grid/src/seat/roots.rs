@@ -12,8 +12,12 @@ const MISSED: Duration = Duration::from_secs(3);
 const QUIET: f64 = 1.5;
 /// Places move for balance at most this often.
 const BALANCE: Duration = Duration::from_secs(1);
-/// ... and only where a place is so many times harder to carry: all below it have to move.
+/// ... and, where many live from it, only where a place is so many times harder to carry.
 const MOVES: u64 = 2;
+/// Where no more viewers live from a root, its place goes to any other, for a tenth.
+const FEW: u32 = 32;
+/// Who has a stripe on loan takes the root's place if so many times more viewers live from it.
+const HEAVIER: u32 = 2;
 /// A root that had so many children on its stripe, and has so many times fewer left, keeps it back; it
 /// gets none for a while.
 const SEVERAL: u32 = 2;
@@ -164,9 +168,53 @@ impl Seat {
         }
         if now.saturating_duration_since(self.balanced) >= BALANCE {
             self.balanced = now;
+            self.weigh();
+            self.enthrone(children, &pulse, &mut steps);
             steps.extend(self.balance(&pulse, now));
         }
         steps
+    }
+
+    fn weigh(&mut self) {
+        let members = self.members.values().filter(|m| m.started);
+        let all: Vec<_> = members
+            .map(|m| (m.id.short(), &m.report.parents[..]))
+            .collect();
+        self.carriers.weigh(&all);
+    }
+
+    /// Viewers that a stripe comes to by this one.
+    pub fn below(&self, peer: PeerId, stripe: StripeId) -> u32 {
+        self.carriers.below(self.short(peer), stripe.0)
+    }
+
+    /// From whom most viewers of a stripe live, of those that the seed feeds, is its root: one that has it
+    /// only on loan would move, with all that are below.
+    fn enthrone(
+        &mut self,
+        children: &Children,
+        pulse: &impl Fn(PeerId) -> Pulse,
+        steps: &mut Vec<Place>,
+    ) {
+        for k in 0..self.roots.len() {
+            let stripe = self.stripe_of(k);
+            let Some(root) = self.roots[k].now else {
+                continue;
+            };
+            let lent = children
+                .of(stripe)
+                .filter(|p| !self.is_root(*p, stripe) && self.able(*p, pulse))
+                .max_by_key(|p| (self.below(*p, stripe), *p));
+            let heavier = |lent: &PeerId| {
+                self.below(*lent, stripe) > HEAVIER * self.below(root, stripe) + SEVERAL
+            };
+            if let Some(lent) = lent.filter(heavier) {
+                self.roots[k].now = Some(lent);
+                self.roots[k].most = 0;
+                steps.push(Place::Root(lent, stripe));
+                steps.push(Place::Lease(root, stripe));
+            }
+        }
     }
 
     fn able(&self, peer: PeerId, pulse: &impl Fn(PeerId) -> Pulse) -> bool {
@@ -189,14 +237,10 @@ impl Seat {
     ) -> (Reverse<u32>, bool, bool, u64, PeerId) {
         let stripe = self.stripe_of(k);
         let short = self.short(peer);
-        let parents = self.members.get(&peer).map(|m| &m.report.parents);
-        let parent = parents.and_then(|p| p.get(stripe.index()).copied().flatten());
+        let parent = self.parent(peer, stripe);
         let heir = parent.is_some() && parent == self.roots[k].former;
-        let heirs = if heir {
-            self.carriers.on(short, stripe.0)
-        } else {
-            0
-        };
+        let lives = 1 + self.below(peer, stripe);
+        let heirs = if heir { lives } else { 0 };
         let unproven = self.carriers.carried(short) == 0;
         let quiet = pulse(peer).heard > ROOT_SILENCE;
         (Reverse(heirs), unproven, quiet, self.burden(peer, 1), peer)
@@ -250,26 +294,44 @@ impl Seat {
         }
     }
 
+    /// Who brings a viewer a stripe, as it says.
+    fn parent(&self, peer: PeerId, stripe: StripeId) -> Option<u64> {
+        let parents = &self.members.get(&peer)?.report.parents;
+        parents.get(stripe.index()).copied().flatten()
+    }
+
     fn balance(&mut self, pulse: &impl Fn(PeerId) -> Pulse, now: Instant) -> Option<Place> {
-        // Who has the place takes a slot of the one that gets it.
-        let able = |p: &PeerId| {
-            let member = &self.members[p];
-            self.able(*p, pulse) && member.started && member.report.spare > 0
+        let able = |p: &PeerId| self.able(*p, pulse) && self.members[p].started;
+        let lightest = |peers: &mut dyn Iterator<Item = PeerId>| {
+            let able = peers.filter(able);
+            able.min_by_key(|p| (self.burden(*p, 1), *p))
         };
-        let least = self
-            .members
-            .keys()
-            .copied()
-            .filter(able)
-            .min_by_key(|p| (self.burden(*p, 1), *p))?;
-        let k = (0..self.roots.len())
-            .filter(|k| {
-                self.roots[*k].invited.is_none() && !self.is_root(least, self.stripe_of(*k))
-            })
-            .max_by_key(|k| self.roots[*k].now.map_or(0, |root| self.burden(root, 0)))?;
-        // The place is worth a move only if it is carried more easily there.
-        let most = self.burden(self.roots[k].now?, 0);
-        (most > self.burden(least, 1) * MOVES).then(|| self.invite(k, least, pulse(least).rtt, now))
+        let move_to = |k: usize, root: PeerId| {
+            let stripe = self.stripe_of(k);
+            let other = |p: &PeerId| !self.is_root(*p, stripe);
+            let all = || self.members.keys().copied().filter(other);
+            if self.below(root, stripe) > FEW {
+                // A child that changes places with it: all others stay where they are.
+                let short = Some(self.short(root));
+                return lightest(&mut all().filter(|p| self.parent(*p, stripe) == short));
+            }
+            // Who has the place takes a slot of the one that gets it.
+            lightest(&mut all().filter(|p| self.members[p].report.spare > 0))
+        };
+        let better = |k: usize| {
+            let root = &self.roots[k];
+            let root = root.now.filter(|_| root.invited.is_none())?;
+            let to = move_to(k, root)?;
+            // The place is worth a move only if it is carried more easily there.
+            let (from, to_burden) = (self.burden(root, 0), self.burden(to, 1));
+            let worth = match self.below(root, self.stripe_of(k)) > FEW {
+                true => from > to_burden * MOVES,
+                false => from * 10 > to_burden * 11,
+            };
+            worth.then_some((from, k, to))
+        };
+        let (_, k, to) = (0..self.roots.len()).filter_map(better).max()?;
+        Some(self.invite(k, to, pulse(to).rtt, now))
     }
 }
 
@@ -460,6 +522,7 @@ mod tests {
             fed_by(&mut seat, peer, Some(parent), now);
         }
         seat.admit(PeerId(6), member(6, 80));
+        seat.weigh();
         seat.forget(PeerId(0));
         let steps = seat.tend(&children, |_| Pulse::default(), now);
         let heirs = steps

@@ -46,6 +46,8 @@ const DEAR: f64 = 3.0;
 const DEPENDANTS: f64 = 0.5;
 /// In a grid of so many viewers, one that relays soon gives what it takes.
 const MANY: usize = 16;
+/// What is lent to one from which so many live, on the stripe, is not given to a stronger one.
+const LIVE_FROM: u32 = 8;
 /// A child that asks anew within this time is not sent the past again.
 const GIVEN_PAST: Duration = Duration::from_millis(200);
 /// Those that wait for a start are looked at this often; each look sums what all others can give.

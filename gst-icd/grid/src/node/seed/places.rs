@@ -241,7 +241,9 @@ impl Seed {
             Ok(Taken::Over(_)) | Err(NoStripe::Busy) if !lease => {}
             Ok(Taken::Over(_)) | Err(NoStripe::Busy) => {
                 // Roots stay; what is lent goes to the stronger, who feeds it on.
-                let may = |peer| !self.seat.depends(peer);
+                // Nor does one move from which many live.
+                let may =
+                    |peer| !self.seat.depends(peer) && self.seat.below(peer, stripe) <= LIVE_FROM;
                 let lent = self.relay.children.weakest_lent(stripe, may);
                 let insertion = self.settings.policy.insertion;
                 let weaker =

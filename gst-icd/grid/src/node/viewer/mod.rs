@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::candidates::Candidates;
-use crate::children::{CHILD_SILENCE, Taken, feeds_many, outweighs};
+use crate::children::{CHILD_SILENCE, LEAVING, Taken, feeds_many, outweighs};
 use crate::clock::ClockMap;
 use crate::cutter::Format;
 use crate::ids::{Bitrate, Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
@@ -122,6 +122,8 @@ pub(super) struct Viewer {
     parents: Parents,
     orphans: BTreeMap<StripeId, (Option<NodeId>, Instant)>,
     climbed: Instant,
+    /// The parent whose root's place this node took last, and until when it may come as a child.
+    changes: Option<(PeerId, StripeId, Instant)>,
     tidied: Instant,
     /// Who pushes a stripe that another feeds, since when.
     unwanted: BTreeMap<(PeerId, StripeId), Instant>,
@@ -205,6 +207,7 @@ impl Viewer {
             parents: Parents::default(),
             orphans: BTreeMap::new(),
             climbed: now,
+            changes: None,
             tidied: now,
             unwanted: BTreeMap::new(),
             pinned,

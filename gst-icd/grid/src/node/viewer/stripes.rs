@@ -35,6 +35,8 @@ impl Viewer {
                 let go_to = self.relay.instead(weaker, peer, asks);
                 self.relay.displace(weaker, stripe, go_to, now);
             }
+            // It was the root, and this node is now in its place: it left a slot there.
+            Err(NoStripe::Busy) if self.changes_places(peer, stripe, now) => {}
             Err(why) => {
                 let instead = self.roomy(peer);
                 let reject = Message::Reject {
@@ -62,6 +64,11 @@ impl Viewer {
         }
     }
 
+    fn changes_places(&self, peer: PeerId, stripe: StripeId, now: Instant) -> bool {
+        let same = |(p, k, until)| (p, k) == (peer, stripe) && now < until;
+        self.changes.is_some_and(same)
+    }
+
     pub(super) fn accept(
         &mut self,
         peer: PeerId,
@@ -86,6 +93,12 @@ impl Viewer {
         }
         let before = self.parents.feed(stripe).map(|f| f.path().to_vec());
         let leave = self.parents.accepted(peer, stripe, path, lease, now);
+        if let Some(Step::Leave { peer: former, .. }) = leave
+            && Some(peer) == self.seed
+            && !lease
+        {
+            self.changes = Some((former, stripe, now + LEAVING));
+        }
         self.parents.fed_by(stripe, above);
         self.walk(leave, now);
         if let Some((from, since)) = self.orphans.remove(&stripe)
