@@ -267,6 +267,15 @@ impl Children {
             .flat_map(|children| children.keys().copied())
     }
 
+    /// At a seed: whether a child has a stripe for good.
+    pub fn is_root(&self, peer: PeerId) -> bool {
+        let mut of = self
+            .stripes
+            .iter()
+            .filter_map(|children| children.get(&peer));
+        of.any(|child| !child.lease)
+    }
+
     /// One child of one stripe.
     pub fn get(&self, peer: PeerId, stripe: StripeId) -> Option<Child> {
         self.stripes.get(stripe.index())?.get(&peer).copied()

@@ -27,6 +27,9 @@ const LEAST_PATIENCE: Duration = Duration::from_millis(40);
 /// Who spoke within this time surely lives.
 pub const SPOKE: Duration = Duration::from_millis(400);
 const MAX_OUTSTANDING_PER_PEER: usize = 16;
+/// Who did not answer so many times in a row, or with something else, is not asked for so long.
+const DEAF: u32 = 4;
+const DEAF_FOR: Duration = Duration::from_secs(20);
 
 /// A neighbour that may have what is missing.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +82,8 @@ pub struct Rescue {
     /// Who did not answer in time, and when it was asked: a dead one shall cost that time once, not
     /// once for each piece.
     silent: BTreeMap<PeerId, Instant>,
+    /// Who did not answer so many times in a row, though it may talk of other things, and when last.
+    deaf: BTreeMap<PeerId, (u32, Instant)>,
     /// Until when the seed is left in peace.
     seed_rests: Option<Instant>,
 }
@@ -110,6 +115,9 @@ impl Rescue {
                 true => self.seed_rests = Some(now + SEED_AGAIN),
                 false => {
                     self.silent.insert(asked.peer, asked.at);
+                    let (times, at) = self.deaf.entry(asked.peer).or_insert((0, now));
+                    *times = times.saturating_add(1);
+                    *at = now;
                 }
             }
         }
@@ -156,7 +164,14 @@ impl Rescue {
         let seed_from = latency.mul_f64(SEED_FROM).max(needs).min(peers_from);
         let mut plan: BTreeMap<PeerId, Vec<Seq>> = BTreeMap::new();
         let asked = sources.iter().enumerate();
-        let asked = asked.filter(|(_, s)| !s.seed && !self.silent.contains_key(&s.peer));
+        self.deaf
+            .retain(|peer, _| sources.iter().any(|s| s.peer == *peer));
+        let deaf = |s: &Source| {
+            let deaf = self.deaf.get(&s.peer).filter(|(times, _)| *times >= DEAF);
+            deaf.is_some_and(|(_, at)| now.saturating_duration_since(*at) < DEAF_FOR)
+        };
+        let asked =
+            asked.filter(|(_, s)| !s.seed && !self.silent.contains_key(&s.peer) && !deaf(s));
         let asked: Vec<_> = asked.collect();
         let mut knowing = Vec::new();
         let spared = self.seed_rests.is_some_and(|from| from > now);
@@ -225,10 +240,16 @@ impl Rescue {
         plan
     }
 
+    /// A neighbour sent what it was asked for, or said that it can't.
+    pub fn answered(&mut self, peer: PeerId) {
+        self.deaf.remove(&peer);
+    }
+
     /// A neighbour does not have it, or is busy: another is asked at once, but behind the seed
     /// there is none.
     /// Whether it is to be asked for.
     pub fn refused(&mut self, peer: PeerId, seed: bool, seq: Seq, now: Instant) -> bool {
+        self.answered(peer);
         let Some(pull) = self.pulls.get_mut(&seq) else {
             return false;
         };
@@ -247,6 +268,7 @@ impl Rescue {
     pub fn clear(&mut self) {
         self.pulls.clear();
         self.silent.clear();
+        self.deaf.clear();
         self.seed_rests = None;
     }
 }
@@ -440,6 +462,49 @@ mod tests {
         assert_eq!(times.len(), 20);
         assert!(times[0] >= 400 && times[19] <= 800, "{times:?}");
         assert!(times[19] - times[0] > 200, "{times:?}");
+    }
+
+    #[test]
+    fn who_never_sends_what_it_was_asked_for_is_left_out_however_much_it_talks() {
+        let now = Instant::now();
+        let mut rescue = Rescue::default();
+        let asks = |rescue: &mut Rescue, seq: u64, at: Instant| {
+            let item = Missing {
+                seq: Seq(seq),
+                slack: 600 * MS,
+                detached: false,
+            };
+            // It speaks all the time.
+            let talks = Source {
+                peer: PeerId(7),
+                seed: false,
+                rtt: 10 * MS,
+                queue: Duration::ZERO,
+                heard: at,
+            };
+            let due = rescue.due(&[item], LATENCY, at);
+            let plan = rescue.plan(&due, &[talks], LATENCY, |_, _| true, 1, at);
+            plan.contains_key(&PeerId(7))
+        };
+        for n in 0..DEAF {
+            assert!(asks(&mut rescue, u64::from(n), now + n * 1000 * MS));
+            rescue.due(
+                &[Missing {
+                    seq: Seq(u64::from(n)),
+                    slack: 100 * MS,
+                    detached: false,
+                }],
+                LATENCY,
+                now + n * 1000 * MS + 500 * MS,
+            );
+        }
+        let last = now + (DEAF - 1) * 1000 * MS + 500 * MS;
+        assert!(!asks(&mut rescue, 100, last + MS));
+        let mut other = last + DEAF_FOR;
+        assert!(asks(&mut rescue, 101, other), "it gets another chance");
+        other += MS;
+        rescue.answered(PeerId(7));
+        assert!(asks(&mut rescue, 102, other));
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub struct World {
     /// Where anybody lies, the broadcaster's own pieces are kept, by their times, and looked for.
     verifier: Option<Box<dyn Verify>>,
     made: HashMap<u64, Vec<Bytes>>,
+    /// From when on, in sender time.
+    lied: Option<u64>,
     faults: Vec<(usize, NodeId)>,
     /// What holds from the next frame on, if it changes.
     state: Option<MediaState>,
@@ -129,6 +131,7 @@ impl World {
             key,
             verifier: None,
             made: HashMap::new(),
+            lied: None,
             faults: Vec::new(),
             state: None,
             counts: Counts::default(),
@@ -320,10 +323,10 @@ impl World {
             let (latency, origin) = (self.scenario.latency, self.origin);
             if let Media::Payload { bytes, time, .. } = &media
                 && self.hosts[host].liar.is_none()
-                && !self
+                && self
                     .made
                     .get(&time.0)
-                    .is_none_or(|made| made.contains(bytes))
+                    .is_some_and(|made| !made.contains(bytes))
             {
                 self.counts.forged += 1;
             }
@@ -464,7 +467,7 @@ impl World {
             && let Some(info) = claimed(&body)
         {
             self.measure.made(seq.0, Duration::from_nanos(info.time.0));
-            if self.verifier.is_some() {
+            if self.lied.is_some_and(|since| info.time.0 > since) {
                 let payload = body.slice(PREFIX_BYTES..);
                 let made = self.made.entry(info.time.0).or_default();
                 if !made.contains(&payload) {
@@ -599,6 +602,9 @@ impl Stage for World {
 
     fn lie(&mut self, host: usize, lie: Lie) {
         self.verifier = self.scenario.verifier(self.key);
+        // From here on it is known what was made; of this moment, only a part.
+        let now = (self.now - self.origin).as_nanos() as u64;
+        self.lied.get_or_insert(now);
         self.hosts[host].liar = Some(Liar::new(lie, self.key));
         if lie == Lie::Greedy {
             self.at(self.now, host, What::Ask);

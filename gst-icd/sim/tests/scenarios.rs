@@ -158,3 +158,8 @@ fn who_finds_out_what_their_lines_carry() {
 fn two_roots_cost_two_copies() {
     holds("13-two-roots");
 }
+
+#[test]
+fn a_tenth_that_misbehaves() {
+    holds("15-liars");
+}

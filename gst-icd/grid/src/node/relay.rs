@@ -44,6 +44,10 @@ const HEADER_AGAIN: Duration = Duration::from_secs(1);
 /// And so many, at once and each second.
 const MAX_GIVEN: u32 = 16;
 const GIVEN: f64 = 2.0;
+/// Pieces that one peer may pull, at once and each second: an outage of all stripes is less than the former, and
+/// what is missing now and then less than the latter. More are not answered.
+const MAX_PULLED: u32 = 48;
+const PULLED: f64 = 1.0;
 /// Pings that wait for their answer, on a long way.
 const MAX_PINGS: usize = 4;
 /// A piece that is not confirmed for this long is given up by the transport.
@@ -94,6 +98,7 @@ pub(super) struct Peer {
     closing: bool,
     given_header: Option<(u32, Instant)>,
     headers: Bucket,
+    pulls: Bucket,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     /// Least one-way delay seen, by the two nodes' own clocks, in microseconds.
@@ -263,6 +268,7 @@ impl Relay {
             closing: false,
             given_header: None,
             headers: Bucket::new(MAX_GIVEN, now),
+            pulls: Bucket::new(MAX_PULLED, now),
             bytes_in: 0,
             bytes_out: 0,
             least_owd_us: None,
@@ -630,7 +636,15 @@ impl Relay {
         };
         let busy = !self.gives || epoch != self.epoch || self.uplink.delay(now) > patience;
         let mut nak = Vec::new();
-        for seq in seqs.iter().take(MAX_PULL).copied() {
+        let Some(state) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let asked = seqs.iter().take(MAX_PULL).copied();
+        // What a root misses, all miss.
+        let root = self.lends && self.children.is_root(peer);
+        let asked = asked.take_while(|_| root || state.pulls.take(PULLED, MAX_PULLED, now));
+        let asked: Vec<_> = asked.collect();
+        for seq in asked {
             match self.window.get(seq) {
                 Some(stored) if !busy => {
                     let bytes = stored.body().len();

@@ -82,6 +82,7 @@ impl Viewer {
             return;
         }
         if hop.why == Why::Pull {
+            self.rescue.answered(peer);
             self.rescued += 1;
         }
         if hop.why != Why::Backlog
