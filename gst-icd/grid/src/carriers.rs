@@ -6,8 +6,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-/// Whoever was never seen to carry anything is trusted with so many stripes for each that there are; and
-/// everybody with this many times what it carries.
+use crate::message::DEEPEST;
+
+/// Everybody is trusted with so many times what it carries, and with one copy of the stream.
 const GROWTH: usize = 2;
 
 /// See the module.
@@ -18,9 +19,6 @@ pub struct Carriers {
     /// Viewers that a stripe comes to by a node, when they were last counted.
     below: HashMap<(u64, u8), u32>,
 }
-
-/// A way longer than this is a circle.
-const LONGEST: usize = 32;
 
 impl Carriers {
     /// A viewer says by whom each stripe is brought, instead of what it said before.
@@ -46,7 +44,7 @@ impl Carriers {
         for (node, fed_by) in all {
             for (_, stripe) in named(fed_by) {
                 let mut at = *node;
-                for _ in 0..LONGEST {
+                for _ in 0..DEEPEST {
                     let parent = parents.get(&at).and_then(|p| p.get(usize::from(stripe)));
                     let Some(parent) = parent.copied().flatten() else {
                         break;
@@ -99,7 +97,7 @@ mod tests {
         let below = |c: &Carriers| [1, 2, 3].map(|node| c.below(node, 0));
         assert_eq!((below(&carriers), carriers.below(1, 1)), ([3, 2, 0], 0));
         carriers.weigh(&[(1, &two), (2, &one)]);
-        assert!(below(&carriers)[0] <= 2 * LONGEST as u32);
+        assert!(below(&carriers)[0] <= 2 * DEEPEST as u32);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub const MAX_HOLES: usize = 64;
 pub const MAX_PROOF_BYTES: usize = 64;
 /// Longest path that a stripe may take.
 pub const MAX_DEPTH: usize = 16;
+/// No stripe comes by more nodes than this, however it came about.
+pub const DEEPEST: usize = 2 * MAX_DEPTH;
 
 /// The first message in both directions between viewers, and of a viewer to the seed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::children::{LEAVING, feeds_many, outweighs};
 use crate::ids::{NodeId, PeerId, Seq, StripeId};
-use crate::message::{Candidate, MAX_DEPTH};
+use crate::message::{Candidate, DEEPEST, MAX_DEPTH};
 
 pub use feed::Feed;
 use feed::{Pending, SUGGESTED};
@@ -28,8 +28,6 @@ const SEED_RETRY: Duration = Duration::from_millis(400);
 /// A peer that said no for a stripe is not asked for it again for this long.
 const REFUSED: Duration = Duration::from_millis(800);
 
-/// No stripe comes by so many nodes.
-const DEEPEST: usize = 2 * MAX_DEPTH;
 /// Taking another's place costs it a move: a free slot that is so much farther is as good.
 const INSERTION: Duration = Duration::from_millis(100);
 /// What a neighbour keeps for those that find no other parent is asked for last.

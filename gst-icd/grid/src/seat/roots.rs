@@ -97,7 +97,7 @@ impl Seat {
         Some(root.now.replace(peer).filter(|old| *old != peer))
     }
 
-    /// Of these, those that it is trusted with.
+    /// Stripes that a viewer can push, as far as it is trusted.
     fn trusted(&self, peer: PeerId) -> u16 {
         let short = self.short(peer);
         self.carriers
@@ -106,13 +106,12 @@ impl Seat {
 
     /// Whether the root of a place keeps the stripe back: it lives and confirms, and those that it fed
     /// have left it.
-    fn failing(&mut self, k: usize, root: PeerId) -> bool {
+    fn failing(&mut self, k: usize, root: PeerId, started: usize) -> bool {
         let Some(member) = self.members.get(&root) else {
             return false;
         };
         let children = self.carriers.on(member.id.short(), self.stripe_of(k).0);
-        let others =
-            self.members.values().filter(|m| m.started).count() - usize::from(member.started);
+        let others = started - usize::from(member.started);
         let most = &mut self.roots[k].most;
         *most = children.max(*most);
         // Those that it fed may have left the grid.
@@ -144,12 +143,13 @@ impl Seat {
             }
         }
         self.missed.retain(|_, until| *until > now);
+        let started = self.members.values().filter(|m| m.started).count();
         for k in 0..self.roots.len() {
             if let Some((peer, _)) = self.roots[k].invited.take_if(|(_, until)| *until <= now) {
                 self.missed.insert(peer, now + MISSED);
             }
             if let Some(root) = self.roots[k].now {
-                let failing = self.failing(k, root);
+                let failing = self.failing(k, root, started);
                 if failing {
                     self.missed.insert(root, now + FAILED);
                 } else if pulse(root).silence <= ROOT_SILENCE {
@@ -276,15 +276,10 @@ impl Seat {
             .filter(|p| self.able(*p, pulse) && self.members[p].started)
             .filter(|p| !self.is_root(*p, stripe))
             .min_by_key(|p| self.rank(*p, k, pulse));
-        let inherits = |peer| self.rank(peer, k, pulse).0 > Reverse(0);
-        // A lease holder needs no message back and forth, unless it carries much already, or others live
-        // from another.
-        let rather = |lent: PeerId, other: PeerId| {
-            let light = self.burden(lent, 1) <= self.burden(other, 1) * 2;
-            light && (inherits(lent) || !inherits(other))
-        };
+        // A lease holder needs no message back and forth, unless it carries much already.
+        let light = |lent, other| self.burden(lent, 1) <= self.burden(other, 1) * 2;
         match (lent, other) {
-            (Some(lent), other) if other.is_none_or(|other| rather(lent, other)) => {
+            (Some(lent), other) if other.is_none_or(|other| light(lent, other)) => {
                 self.roots[k].now = Some(lent);
                 self.roots[k].most = 0;
                 Some(Place::Root(lent, stripe))
