@@ -289,12 +289,14 @@ fn who_is_banned_is_told_and_the_others_play_on() {
     assert!(ban(&id) && ban(&id), "twice is as good as once");
     assert!(complaint(&banned).contains("does not admit this viewer"));
     until("it is gone", || sink.property::<u32>("num-viewers") == 2);
-    let before = silent.len();
-    for (_, got) in &others {
-        plays(got);
-        plays(got);
-    }
-    assert!(silent.len() <= before + 1, "its pipeline ends by the error");
+    // What was on its way to its sink still gets there.
+    until("it plays no more", || {
+        let before = silent.len();
+        for (_, got) in &others {
+            plays(got);
+        }
+        silent.len() == before
+    });
     stop(others.map(|(pipeline, _)| pipeline));
     stop([banned]);
     stop([seed]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use icd_grid::Bitrate;
+use icd_grid::{Bitrate, Status};
 use icd_sim::lies::Lie;
 use icd_sim::network::Nat;
 use icd_sim::{Link, Newcomer, Scenario, Stage, Viewer, World};
@@ -426,6 +426,14 @@ fn who_is_excluded_is_served_by_nobody() {
         };
         let before = got(&world);
         assert!(before.iter().all(|bytes| *bytes > 0));
+        // Who takes it as it is has parted from everybody, and plays no more.
+        let told = |world: &World| {
+            let viewer = &world.viewers()[banned[1] - 1];
+            assert_eq!(viewer.stats.status, Status::Refused);
+            assert!(viewer.stats.peers.is_empty());
+            viewer.played
+        };
+        let played = told(&world);
         // Those that come later know of it, too, and so does everybody that they ask.
         for _ in 0..5 {
             let newcomer = world.join(share(3.0), true);
@@ -436,6 +444,7 @@ fn who_is_excluded_is_served_by_nobody() {
         }
         world.run(Duration::from_secs(10));
         assert_eq!(got(&world), before, "seed of chance {seed}");
+        assert_eq!(told(&world), played);
         let others = losers(&world).into_iter();
         let others: Vec<_> = others.filter(|n| !banned.contains(&(n + 1))).collect();
         assert!(others.is_empty(), "{seed}: {others:?}");

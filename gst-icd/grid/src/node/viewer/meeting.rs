@@ -151,10 +151,22 @@ impl Viewer {
                 self.refused = true;
                 self.redial_at = None;
                 self.set_status(Status::Refused);
+                self.part_from_all(now);
             }
             self.relay.tell(Event::Refused(refusal));
         }
         self.relay.close(peer, Close::Done);
+    }
+
+    /// Who is refused plays no more, and nobody is fed or asked by it.
+    fn part_from_all(&mut self, now: Instant) {
+        let neighbours = self.relay.peers.iter().filter(|(_, p)| !p.seed);
+        let dialed = self.dialing.keys().copied();
+        let all: Vec<_> = neighbours.map(|(peer, _)| *peer).chain(dialed).collect();
+        for peer in all {
+            self.relay.close(peer, Close::Done);
+            self.gone(peer, &"the broadcaster refuses this viewer".into(), now);
+        }
     }
 
     /// A neighbour named somebody: it is dialed at once, since there is a reason.

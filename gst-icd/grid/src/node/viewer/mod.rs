@@ -245,6 +245,14 @@ impl Viewer {
     }
 
     pub(super) fn handle(&mut self, input: Input, now: Instant) {
+        if self.refused {
+            match input {
+                Input::Connected { peer, .. } => self.relay.close(peer, Close::Done),
+                Input::Disconnected { peer, why } => self.gone(peer, &why, now),
+                _ => {}
+            }
+            return;
+        }
         match input {
             Input::Connected {
                 peer,
@@ -588,6 +596,9 @@ impl Viewer {
             return;
         }
         self.ticked = now;
+        if self.refused {
+            return;
+        }
         self.find_seed(now);
         self.seek_parents(now);
         self.pull(now);
@@ -629,6 +640,9 @@ impl Viewer {
     }
 
     pub(super) fn poll_media(&mut self, now: Instant) -> Option<Media> {
+        if self.refused {
+            return None;
+        }
         let clock = self.clock.mapping()?;
         self.wake_media = None;
         loop {
