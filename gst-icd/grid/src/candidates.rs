@@ -19,6 +19,8 @@ const ROOMY: u16 = 8;
 /// every repetition.
 const REST: Duration = Duration::from_secs(5);
 const LONGEST_REST: Duration = Duration::from_secs(300);
+/// Who can't be reached at all is left alone as if it had failed so often before: for 80 s.
+const FAR: u32 = 4;
 
 #[derive(Debug, Clone)]
 struct Known {
@@ -27,6 +29,16 @@ struct Known {
     named: Instant,
     rest_until: Option<Instant>,
     failures: u32,
+}
+
+impl Known {
+    /// Elsewhere it may be reached.
+    fn is_at(&mut self, addr: SocketAddr) {
+        if std::mem::replace(&mut self.addr, addr) != addr {
+            self.rest_until = None;
+            self.failures = 0;
+        }
+    }
 }
 
 /// See the module.
@@ -50,7 +62,7 @@ impl Candidates {
                 rest_until: None,
                 failures: 0,
             });
-            known.addr = candidate.addr;
+            known.is_at(candidate.addr);
             known.spare = candidate.spare;
             known.named = now;
         }
@@ -58,7 +70,8 @@ impl Candidates {
     }
 
     /// A neighbour named one. False if it rests: it was tried in vain. Who is only hinted at goes
-    /// first where there are too many, so that no neighbour can push out whom the seed named.
+    /// first where there are too many, so that no neighbour can push out whom the seed named; nor does it
+    /// say where that one is.
     pub fn hinted(&mut self, candidate: &Candidate, now: Instant) -> bool {
         let known = self.known.entry(candidate.node).or_insert(Known {
             addr: candidate.addr,
@@ -111,6 +124,14 @@ impl Candidates {
             known.rest_until = Some(now + rest.min(LONGEST_REST));
             known.failures += 1;
         }
+    }
+
+    /// No way to it was found: its NAT and the own may never let each other in.
+    pub fn unmet(&mut self, node: NodeId, now: Instant) {
+        if let Some(known) = self.known.get_mut(&node) {
+            known.failures = known.failures.max(FAR);
+        }
+        self.failed(node, now);
     }
 
     /// It was reached.
@@ -168,6 +189,15 @@ mod tests {
         book.failed(NodeId([2; 32]), now);
         assert_eq!(order(&book, now), [1]);
         assert_eq!(order(&book, now + REST), [2, 1]);
+        book.unmet(NodeId([2; 32]), now);
+        assert_eq!(order(&book, now + Duration::from_secs(60)), [1], "for long");
+        let elsewhere = Candidate {
+            addr: ([127, 0, 0, 2], 7).into(),
+            ..candidate(2, 9)
+        };
+        assert!(!book.hinted(&elsewhere, now), "the seed knows where it is");
+        book.named(&[elsewhere], NodeId([3; 32]), now);
+        assert_eq!(order(&book, now), [2, 1], "there it may be reached");
         book.ban(NodeId([2; 32]));
         book.named(&[candidate(2, 9)], NodeId([3; 32]), now);
         assert!(book.banned(&NodeId([2; 32])));

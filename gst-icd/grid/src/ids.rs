@@ -92,6 +92,10 @@ impl PeerId {
     pub const DIALED: u64 = 1 << 63;
 }
 
+/// Names one try of two nodes to reach each other. Both show it in their probes, and nobody else knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Meeting(pub [u8; 8]);
+
 /// Number of a piece within an epoch, without gaps.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,

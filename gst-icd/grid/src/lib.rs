@@ -33,7 +33,7 @@ pub mod uplink;
 pub mod window;
 
 pub use cutter::Entry;
-pub use ids::{Bitrate, Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
+pub use ids::{Bitrate, Epoch, Meeting, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
 pub use node::{
     Action, Close, Event, Input, Lost, Media, MediaState, Node, SeedSettings, Stats, Status,
     Target, ViewerSettings,

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Bitrate, Epoch, NodeId, SenderTime, Seq, StreamKey, StripeId};
+use crate::ids::{Bitrate, Epoch, Meeting, NodeId, SenderTime, Seq, StreamKey, StripeId};
 use crate::record::{Bans, Beacon, Signed, StreamHeader, Ticket};
 
 /// Version of the protocol; the ALPN says the same.
@@ -24,6 +24,8 @@ pub const MAX_CANDIDATES: usize = 16;
 pub const MAX_PULL: usize = 32;
 /// Most missing pieces in a buffer map.
 pub const MAX_HOLES: usize = 64;
+/// Most places that a node may be at.
+pub const MAX_PLACES: usize = 2;
 /// Longest proof of a token.
 pub const MAX_PROOF_BYTES: usize = 64;
 /// Longest path that a stripe may take.
@@ -52,8 +54,8 @@ pub struct Hello {
     pub relay: bool,
     /// What it may send; a claim, by which only its start is chosen.
     pub upload: Bitrate,
-    /// Port of its endpoint, for candidates on the same host or network.
-    pub port: u16,
+    /// Where it is in its own network, for others in the same one. It is told to the seed alone.
+    pub lan: Option<SocketAddr>,
     /// The token of a private stream, proven by HMAC over the TLS exporter; empty without.
     pub proof: Bytes,
 }
@@ -344,6 +346,25 @@ pub enum Message {
     Bans(Signed<Bans>),
     /// Asks for [`Message::Bans`].
     NeedBans,
+    /// Asks a common acquaintance for a meeting: it tells the other where the asker is.
+    Introduce {
+        /// The other, by the first eight bytes of its key.
+        node: u64,
+        /// How the asker calls it.
+        meeting: Meeting,
+    },
+    /// Somebody wants to be reached from here, and tries to reach this node.
+    Meet {
+        /// Where it may be; the nearest first, at most [`MAX_PLACES`].
+        addrs: Vec<SocketAddr>,
+        /// To be shown in the probes.
+        meeting: Meeting,
+    },
+    /// Answers [`Message::Introduce`]: the other is not known here, or has been named too often.
+    Stranger {
+        /// That of the question.
+        meeting: Meeting,
+    },
 }
 
 /// Why bytes are no message.
@@ -358,7 +379,7 @@ pub enum BadMessage {
 }
 
 /// Kinds of [`Message`]; the bytes begin with which it is.
-const KINDS: u32 = 28;
+const KINDS: u32 = 31;
 
 impl Message {
     /// With its length in front.
@@ -463,7 +484,8 @@ mod tests {
 
     #[test]
     fn what_a_later_version_says_is_unknown_and_not_malformed() {
-        let last = Message::NeedBans.encode();
+        let meeting = Meeting([7; 8]);
+        let last = Message::Stranger { meeting }.encode();
         assert_eq!(u32::from(last[4]) + 1, KINDS, "the last kind there is");
         assert_eq!(
             Message::decode(&[KINDS as u8, 1, 2]),

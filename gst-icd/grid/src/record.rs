@@ -1,6 +1,7 @@
 //! What the broadcaster signs beside the pieces: stream headers, tickets, beacons.
 
 use std::marker::PhantomData;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -98,6 +99,8 @@ pub struct Ticket {
     pub epoch: Epoch,
     /// The endpoint key that it is bound to.
     pub node: NodeId,
+    /// Where the seed saw it.
+    pub addr: SocketAddr,
     /// Good until the stream has come this far: stream time stands still with the seed.
     pub expires: SenderTime,
 }
@@ -172,6 +175,7 @@ mod tests {
         let ticket = Ticket {
             epoch: Epoch(1),
             node: NodeId([2; 32]),
+            addr: ([192, 0, 2, 1], 7423).into(),
             expires: SenderTime(3),
         };
         let signed = Signed::sign(&ticket, &signer);

@@ -305,7 +305,7 @@ pub(super) mod tests {
                 latency_ms: 2000,
                 relay: true,
                 upload: crate::ids::Bitrate(0),
-                port: 0,
+                lan: None,
                 proof: bytes::Bytes::new(),
             },
             report: Report {

@@ -1,5 +1,6 @@
 //! One connection: its control stream, its piece streams, its end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -41,6 +42,7 @@ enum Out {
 #[derive(Debug)]
 pub(crate) struct Line {
     connection: Connection,
+    addr: SocketAddr,
     out: mpsc::Sender<Out>,
     waiting: Arc<AtomicUsize>,
 }
@@ -53,13 +55,14 @@ impl Line {
     pub(crate) fn open(connection: Connection, peer: PeerId, id: NodeId, inbox: Inbox) -> Self {
         let (out, queue) = mpsc::channel(MAX_WAITING);
         let waiting = Arc::new(AtomicUsize::new(0));
+        let addr = canonical(connection.remote_address());
         let line = Self {
             connection: connection.clone(),
+            addr,
             out,
             waiting: waiting.clone(),
         };
         tokio::spawn(async move {
-            let addr = canonical(connection.remote_address());
             let mut binding = [0; BINDING_BYTES];
             let derived = connection.export_keying_material(&mut binding, BINDING, b"");
             let connected = Input::Connected {
@@ -85,6 +88,12 @@ impl Line {
 
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// Where the other end is now, if it was elsewhere when this was asked last.
+    pub(crate) fn moved(&mut self) -> Option<SocketAddr> {
+        let addr = canonical(self.connection.remote_address());
+        (std::mem::replace(&mut self.addr, addr) != addr).then_some(addr)
     }
 
     /// The peer was let in: it may send pieces.
@@ -148,8 +157,8 @@ impl Line {
 }
 
 /// As `a.b.c.d` even on a dual-stack socket.
-pub(crate) fn canonical(addr: std::net::SocketAddr) -> std::net::SocketAddr {
-    std::net::SocketAddr::new(addr.ip().to_canonical(), addr.port())
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
 pub(crate) fn code(why: Close) -> VarInt {

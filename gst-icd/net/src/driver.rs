@@ -15,6 +15,7 @@ use crate::dial::dial;
 use crate::embed::Watch;
 use crate::events::Events;
 use crate::identity::{Identity, peer_of};
+use crate::probes::Probes;
 
 /// Items between an element and its node, and their bytes. When it is full the item is dropped
 /// and counted. A key frame of a transport stream may be thousands of items of one packet each.
@@ -51,6 +52,8 @@ pub(crate) type Asks = Box<dyn Fn() -> bool + Send + Sync>;
 /// What a node reaches others by.
 pub(crate) struct Wires {
     pub(crate) endpoint: Endpoint,
+    /// Beside QUIC on its socket.
+    pub(crate) probes: Arc<Probes>,
     pub(crate) identity: Arc<Identity>,
     pub(crate) transport: Arc<quinn::TransportConfig>,
     /// Who looks on.
@@ -201,6 +204,7 @@ impl Driver {
             if at.saturating_duration_since(shown) >= SNAPSHOT {
                 shown = at;
                 self.show(&carry, at);
+                self.look_for_moves(&mut carry);
             }
             let wake = self.node.poll_timeout(at).min(shown + SNAPSHOT);
             let full = async {
@@ -295,10 +299,10 @@ impl Driver {
                 None => {
                     connection.close(code(Close::Fault), b"no key");
                     let why = "it shows no key".into();
-                    self.node.handle(Input::Disconnected { peer, why }, now());
+                    self.take(Input::Disconnected { peer, why }, carry);
                 }
             },
-            Err(why) => self.node.handle(Input::Disconnected { peer, why }, now()),
+            Err(why) => self.take(Input::Disconnected { peer, why }, carry),
         }
     }
 
@@ -320,6 +324,7 @@ impl Driver {
                     }
                 }
                 Action::Dial(peer, target) => self.dial(peer, target, arrived.clone()),
+                Action::Probe { addrs, meeting } => self.wires.probes.answer(meeting, addrs),
                 Action::Close(peer, why) => {
                     if let Some(line) = carry.lines.get(&peer) {
                         line.close(why);
@@ -362,19 +367,30 @@ impl Driver {
     }
 
     fn dial(&self, peer: PeerId, target: Target, arrived: mpsc::Sender<(Arrival, Option<PeerId>)>) {
-        let (hosts, expected) = match target {
-            Target::Seed(key) => (self.seed.clone(), key.map(|key| NodeId(key.0))),
-            Target::Viewer { id, addr } => (vec![(addr.ip().to_string(), addr.port())], Some(id)),
+        let wires = &self.wires;
+        let (endpoint, identity) = (wires.endpoint.clone(), wires.identity.clone());
+        let transport = wires.transport.clone();
+        let (hosts, expected, reached) = match target {
+            Target::Seed(key) => (self.seed.clone(), key.map(|key| NodeId(key.0)), None),
+            Target::Viewer { id, addr, meeting } => (
+                Vec::new(),
+                Some(id),
+                Some(wires.probes.reach(meeting, addr)),
+            ),
         };
-        let dial = dial(
-            self.wires.endpoint.clone(),
-            self.wires.identity.clone(),
-            self.wires.transport.clone(),
-            hosts,
-            expected,
-        );
         tokio::spawn(async move {
-            let _ = arrived.send((dial.await, Some(peer))).await;
+            let hosts = match reached {
+                None => Ok(hosts),
+                Some(reached) => match reached.await {
+                    Ok(addr) => Ok(vec![(addr.ip().to_string(), addr.port())]),
+                    Err(_) => Err("no way to it was found".into()),
+                },
+            };
+            let arrival = match hosts {
+                Ok(hosts) => dial(endpoint, identity, transport, hosts, expected).await,
+                Err(why) => Err(why),
+            };
+            let _ = arrived.send((arrival, Some(peer))).await;
         });
     }
 
@@ -390,6 +406,17 @@ impl Driver {
         snapshot.stats = stats;
         snapshot.udp_bytes_sent = sent;
         snapshot.udp_bytes_received = received;
+    }
+
+    /// The transport follows a peer whose NAT or network changed; the node is told.
+    fn look_for_moves(&mut self, carry: &mut Carry) {
+        let moved = carry.lines.iter_mut();
+        let moved: Vec<_> = moved
+            .filter_map(|(peer, line)| Some((*peer, line.moved()?)))
+            .collect();
+        for (peer, addr) in moved {
+            self.take(Input::Moved { peer, addr }, carry);
+        }
     }
 
     /// Says goodbye.

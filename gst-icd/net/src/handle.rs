@@ -16,8 +16,9 @@ use crate::connection::MAX_STREAMS;
 use crate::driver::{Asks, Ends, Snapshot, Wires, now};
 use crate::identity::Identity;
 use crate::key::{Key, KeyError};
+use crate::probes::Probes;
 use crate::runtime::runtime;
-use crate::socket::{BindError, bind};
+use crate::socket::{BindError, bind, in_own_network};
 
 /// Payloads between a node and its player; the rest waits in the window, which evicts.
 pub(crate) const MAX_MEDIA: usize = 64;
@@ -72,7 +73,7 @@ pub struct ViewerConfig {
     pub address: Option<IpAddr>,
     /// Port to bind; zero picks one.
     pub port: u16,
-    /// For the node; its port is filled in.
+    /// For the node; where it is in its own network is filled in.
     pub node: ViewerSettings,
 }
 
@@ -228,14 +229,16 @@ pub(crate) fn endpoint(key: &Key, socket: Arc<dyn AsyncUdpSocket>) -> Result<Wir
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
     // Strangers send no pieces; see `Action::LetIn`.
     server.transport_config(Arc::new(transport(0)));
+    let probes = Arc::new(Probes::new(socket));
     let endpoint = Endpoint::new_with_abstract_socket(
         EndpointConfig::default(),
         Some(server),
-        socket,
+        probes.clone(),
         Arc::new(quinn::TokioRuntime),
     );
     Ok(Wires {
         endpoint: endpoint.map_err(system)?,
+        probes,
         identity,
         transport: Arc::new(transport(MAX_STREAMS)),
         watch: None,
@@ -307,7 +310,7 @@ pub fn start_viewer(
     let key = Key::random()?;
     let opened = open(&key, config.address, config.port)?;
     let mut settings = config.node;
-    settings.port = opened.1.port();
+    settings.lan = in_own_network(opened.1);
     let me = key.node_id();
     let node = Node::viewer(settings, me, make_verifier, random()?, now());
     let (sender, media) = async_channel::bounded(MAX_MEDIA);

@@ -1,13 +1,13 @@
 //! Peers that mean harm, over real connections: what they send costs the others nothing.
 
-use std::net::SocketAddr;
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use icd_grid::message::{Hello, Message, VERSION, Welcome};
 use icd_grid::piece::{Hop, PREFIX_BYTES, Why};
 use icd_grid::{
-    Bitrate, Entry, Epoch, Event, Input, Media, MediaState, NodeId, Policy, SeedSettings,
+    Bitrate, Entry, Epoch, Event, Input, Media, MediaState, Meeting, NodeId, Policy, SeedSettings,
     ViewerSettings,
 };
 use quinn::{Connection, RecvStream, SendStream};
@@ -59,7 +59,7 @@ fn viewer(key: &Key, seed: &SeedHandle) -> (ViewerHandle, Events) {
             measure: false,
             seed_only: false,
             max_peers: 24,
-            port: 0,
+            lan: None,
             stream: Some(key.stream_key()),
             token: None,
             policy: Policy::default(),
@@ -71,15 +71,14 @@ fn viewer(key: &Key, seed: &SeedHandle) -> (ViewerHandle, Events) {
 /// A peer with an endpoint and a key of its own that keeps no rule.
 struct Mallory {
     wires: Wires,
-    addr: SocketAddr,
     key: Key,
 }
 
 impl Mallory {
     fn new() -> Self {
         let key = Key::random().unwrap();
-        let (wires, addr) = open(&key, Some([127, 0, 0, 1].into()), 0).unwrap();
-        Self { wires, addr, key }
+        let (wires, _) = open(&key, Some([127, 0, 0, 1].into()), 0).unwrap();
+        Self { wires, key }
     }
 
     async fn connect(&self, port: u16, whom: NodeId) -> (Connection, SendStream, RecvStream) {
@@ -107,7 +106,7 @@ impl Mallory {
             latency_ms: 0,
             relay: true,
             upload: Bitrate(u64::MAX),
-            port: self.addr.port(),
+            lan: None,
             proof: Bytes::new(),
         })
         .encode()
@@ -291,6 +290,66 @@ fn nonsense_from_a_peer_gets_it_thrown_out_and_harms_nobody() {
     assert!(
         blamed(&first_events, me).is_some(),
         "the viewer says who it was"
+    );
+}
+
+/// The sizes of what comes to a socket, until nothing has come for three seconds.
+fn all_that_comes(victim: &UdpSocket) -> Vec<usize> {
+    let mut patience = DEADLINE;
+    let mut buffer = [0; 2048];
+    let next = || {
+        victim.set_read_timeout(Some(patience)).unwrap();
+        patience = Duration::from_secs(3);
+        victim.recv(&mut buffer).ok()
+    };
+    std::iter::from_fn(next).collect()
+}
+
+#[test]
+fn who_names_an_address_brings_it_few_and_small_packets() {
+    let key = Key::random().unwrap();
+    let (seed, _events) = seed(&key);
+    let (first, _events) = viewer(&key, &seed);
+    let (second, _events) = viewer(&key, &seed);
+    let mallory = Mallory::new();
+    let victim = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+    let at = victim.local_addr().unwrap();
+    let counted = std::thread::spawn(move || all_that_comes(&victim));
+    const NAMED: u64 = 100;
+    let mut took = Duration::ZERO;
+    let harm = async {
+        let seed_at = (seed.local_addr().port(), key.node_id());
+        let (_seed, mut send, mut recv) = mallory.connect(seed_at.0, seed_at.1).await;
+        send.write_all(&mallory.hello(None)).await.unwrap();
+        let welcome = admitted(&mut recv).await;
+        let place = (first.local_addr().port(), first.id());
+        let (_first, mut send, mut recv) = mallory.connect(place.0, place.1).await;
+        let hello = mallory.hello(Some(&welcome));
+        send.write_all(&hello).await.unwrap();
+        while !matches!(read(&mut recv).await, Message::Hello(_)) {}
+        let began = Instant::now();
+        for n in 0..NAMED {
+            let meeting = Meeting(n.to_le_bytes());
+            let addrs = vec![at; 100];
+            let meet = Message::Meet { addrs, meeting }.encode();
+            send.write_all(&meet).await.unwrap();
+            // Nor is anybody told anything of one that is not there.
+            let node = n;
+            let asks = Message::Introduce { node, meeting }.encode();
+            send.write_all(&asks).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        took = began.elapsed();
+    };
+    unharmed(&seed, &[&first, &second], harm);
+    let came = counted.join().unwrap();
+    assert!(came.iter().all(|bytes| *bytes == 32), "{came:?}");
+    // Sixteen at once and four a second, of twenty probes each.
+    let most = (16 + 4 * (took.as_secs() as usize + 1)) * 20;
+    assert!(
+        (20..=most).contains(&came.len()),
+        "{} of {most}",
+        came.len()
     );
 }
 

@@ -16,6 +16,7 @@ mod handle;
 mod hostile;
 mod identity;
 mod key;
+mod probes;
 mod runtime;
 mod socket;
 

@@ -1,6 +1,6 @@
 //! The UDP socket of a node.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -63,6 +63,23 @@ pub(crate) fn bind(addr: Option<std::net::IpAddr>, port: u16) -> Result<UdpSocke
     }
 }
 
+/// Where a socket is in its own network, for others there: where that network's addresses are private ones.
+pub(crate) fn in_own_network(bound: SocketAddr) -> Option<SocketAddr> {
+    let ip = match bound.ip().to_canonical() {
+        ip if ip.is_unspecified() => sends_from().ok()?,
+        ip => ip,
+    };
+    let private = matches!(ip, IpAddr::V4(ip) if ip.is_private() || ip.is_link_local());
+    private.then(|| SocketAddr::new(ip, bound.port()))
+}
+
+/// What the system would send from to anybody outside (an address of RFC 5737). Nothing is sent.
+fn sends_from() -> std::io::Result<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+    Ok(socket.local_addr()?.ip())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,5 +91,15 @@ mod tests {
         assert!(matches!(bind(None, port), Err(BindError::InUse(_))));
         let foreign = Some([192, 0, 2, 1].into());
         assert!(matches!(bind(foreign, 0), Err(BindError::NotOurs(_))));
+    }
+
+    #[test]
+    fn only_a_private_address_is_one_of_an_own_network() {
+        let own = |addr: &str| in_own_network(addr.parse().unwrap());
+        let private = "192.168.7.9:7423";
+        assert_eq!(own(private), Some(private.parse().unwrap()));
+        assert_eq!(own("203.0.113.5:1"), None);
+        assert_eq!(own("127.0.0.1:1"), None);
+        assert_eq!(own("[2001:db8::1]:1"), None);
     }
 }

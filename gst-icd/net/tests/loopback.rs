@@ -46,7 +46,7 @@ fn viewer(key: &Key, port: u16) -> ViewerHandle {
             measure: false,
             seed_only: false,
             max_peers: 24,
-            port: 0,
+            lan: None,
             stream: Some(key.stream_key()),
             token: None,
             policy: Policy::default(),

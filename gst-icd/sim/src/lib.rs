@@ -4,6 +4,7 @@
 
 pub mod lies;
 pub mod measure;
+pub mod nat;
 pub mod network;
 pub mod people;
 pub mod pictures;
@@ -18,6 +19,7 @@ pub mod trees;
 mod world;
 
 pub use network::Link;
+pub use quic::Quic;
 pub use stage::{Counts, Newcomer, Scenario, Stage, Viewer};
 pub use traffic::Stream;
 pub use world::World;

@@ -7,21 +7,23 @@
 mod sockets;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
 use icd_grid::piece::{PREFIX_BYTES, claimed};
-use icd_grid::{Action, Input, Media, MediaState, NodeId, StreamKey};
+use icd_grid::{Action, Input, Media, MediaState, NodeId, PeerId, StreamKey, Target};
 use icd_net::{Embedded, Key, Watch};
 use tokio::runtime::Runtime;
 
 use crate::lies::Lie;
 use crate::measure::Measure;
+use crate::nat::Kind;
 use crate::network::{Line, wire};
 use crate::stage::{Counts, Newcomer, Player, Scenario, Stage, Viewer};
 use crate::traffic::Traffic;
-use sockets::{Network, State, address};
+use sockets::{Network, Socket, State};
 
 /// What is seen of all nodes.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ struct Seen {
     /// Hosts by their keys, and when they vanished.
     hosts: HashMap<NodeId, usize>,
     died: Vec<Option<Instant>>,
+    /// Who tries to reach another viewer, since when.
+    reaching: HashMap<(usize, PeerId), Instant>,
     latency: Duration,
     origin: Instant,
 }
@@ -55,10 +59,21 @@ fn now() -> Instant {
 
 impl Watch for Eye {
     fn input(&self, input: &Input) {
+        let mut seen = lock(&self.shared);
+        if let Input::Connected { peer, .. } | Input::Disconnected { peer, .. } = input
+            && let Some(since) = seen.reaching.remove(&(self.host, *peer))
+        {
+            match input {
+                Input::Connected { .. } => {
+                    let took = now().saturating_duration_since(since);
+                    seen.counts.meet.extend([took.as_millis() as u32]);
+                }
+                _ => seen.counts.unmet += 1,
+            }
+        }
         let Input::Piece { body, .. } = input else {
             return;
         };
-        let mut seen = lock(&self.shared);
         if seen.died[self.host].is_some() || self.host == 0 {
             return;
         }
@@ -81,6 +96,9 @@ impl Watch for Eye {
                 if let Some(info) = claimed(body).filter(|_| self.host == 0) {
                     seen.measure.made(seq.0, Duration::from_nanos(info.time.0));
                 }
+            }
+            Action::Dial(peer, Target::Viewer { .. }) => {
+                seen.reaching.insert((self.host, *peer), now());
             }
             Action::Event(event) => {
                 let Seen {
@@ -116,10 +134,11 @@ struct Host {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Quic {
+pub struct Quic {
     scenario: Scenario,
     runtime: Runtime,
     network: Network,
+    seed_at: Option<SocketAddr>,
     shared: Shared,
     origin: Instant,
     hosts: Vec<Host>,
@@ -137,7 +156,7 @@ impl Quic {
     /// A seed that streams and nobody else.
     ///
     /// Fails where a runtime is not to be had.
-    pub(crate) fn new(scenario: Scenario) -> std::io::Result<Self> {
+    pub fn new(scenario: Scenario) -> std::io::Result<Self> {
         // What is verified is real.
         let scenario = Scenario {
             real_signatures: true,
@@ -159,6 +178,7 @@ impl Quic {
             players: Vec::new(),
             hosts: HashMap::new(),
             died: Vec::new(),
+            reaching: HashMap::new(),
             latency: scenario.latency,
             origin,
         }));
@@ -170,6 +190,7 @@ impl Quic {
             scenario,
             runtime,
             network,
+            seed_at: None,
             shared,
             origin,
             hosts: Vec::new(),
@@ -181,7 +202,8 @@ impl Quic {
             }),
             next_frame: Duration::ZERO,
         };
-        this.plug(node, &Key::from(signing), line);
+        let socket = this.network.plug(line, None);
+        this.plug(node, &Key::from(signing), socket);
         Ok(this)
     }
 
@@ -197,17 +219,16 @@ impl Quic {
             .block_on(async move { tokio::time::sleep_until(at).await });
     }
 
-    fn plug(&mut self, node: icd_grid::Node, key: &Key, line: Line) -> usize {
+    fn plug(&mut self, node: icd_grid::Node, key: &Key, socket: Arc<Socket>) -> usize {
         let _guard = self.runtime.enter();
         let host = self.hosts.len();
-        let socket = self.network.plug(line);
         {
             let mut seen = lock(&self.shared);
             seen.players.push(Player::default());
             seen.died.push(None);
             seen.hosts.insert(key.node_id(), host);
         }
-        let seed = address(0);
+        let seed = self.seed_at.get_or_insert(socket.addr);
         let seed = vec![(seed.ip().to_string(), seed.port())];
         let eye = Arc::new(Eye {
             host,
@@ -241,6 +262,34 @@ impl Quic {
         self.measure.gone(host - 1, now - self.origin);
     }
 
+    /// A network behind a NAT of this kind.
+    pub fn home(&mut self, kind: Kind) -> usize {
+        self.network.home(kind)
+    }
+
+    /// The NAT of a home forgets all.
+    pub fn forget(&mut self, home: usize) {
+        self.network.forget(home);
+    }
+
+    /// A viewer joins, in this home if in any.
+    pub fn join_in(&mut self, newcomer: Newcomer, home: Option<usize>) -> usize {
+        let mut secret = [0; 32];
+        self.rng.fill(&mut secret);
+        let key = Key::from(SigningKey::from_bytes(&secret));
+        let (random, now) = (self.rng.u64(..), self.now());
+        let id = key.node_id();
+        let mut line = Line::new(newcomer.line, self.scenario.downlink, &mut self.rng, now);
+        line.nat = newcomer.nat;
+        let socket = self.network.plug(line, home);
+        let lan = home.map(|_| socket.addr);
+        let node = self
+            .scenario
+            .viewer_node(newcomer, (id, lan), self.key, random, now);
+        self.measure.joined(now - self.origin);
+        self.plug(node, &key, socket)
+    }
+
     fn end(&mut self, host: usize) -> Option<Embedded> {
         self.down(host);
         let node = self.hosts[host].node.take()?;
@@ -251,17 +300,7 @@ impl Quic {
 
 impl Stage for Quic {
     fn join_as(&mut self, newcomer: Newcomer) -> usize {
-        let mut secret = [0; 32];
-        self.rng.fill(&mut secret);
-        let key = Key::from(SigningKey::from_bytes(&secret));
-        let (random, now) = (self.rng.u64(..), self.now());
-        let id = key.node_id();
-        let scenario = &self.scenario;
-        let node = scenario.viewer_node(newcomer, id, self.key, random, now);
-        let mut line = Line::new(newcomer.line, scenario.downlink, &mut self.rng, now);
-        line.nat = newcomer.nat;
-        self.measure.joined(now - self.origin);
-        self.plug(node, &key, line)
+        self.join_in(newcomer, None)
     }
 
     fn kill(&mut self, host: usize) {

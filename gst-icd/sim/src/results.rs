@@ -78,6 +78,10 @@ pub struct Results {
     pub pulled: f64,
     /// From a death to its noticing.
     pub detect_ms: Times,
+    /// From a viewer's wish to reach another to the connection.
+    pub meet_ms: Times,
+    /// Viewers that others wanted to reach and did not: they were gone, or no way to them was found.
+    pub unmet: u64,
     /// Refusals.
     pub refused: u64,
     /// Viewers that came in.
@@ -90,7 +94,7 @@ pub struct Results {
     pub on_time_honest: f64,
     /// Pieces that honest viewers passed on or played although the broadcaster did not make them so.
     pub forged: u64,
-    /// Connections that honest viewers tried at addresses that liars invented.
+    /// Places that liars invented, to which honest viewers sent probes.
     pub misled: u64,
     /// Each second.
     pub per_second: Vec<Second>,
@@ -223,6 +227,11 @@ impl Results {
             duplicate: since(|c| c.duplicates as f64) / pieces,
             control: messages / all.max(1.0),
             pulled: since(|c| c.rescued as f64) / pieces,
+            meet_ms: Times {
+                p50: counts.meet.quantile(0.5),
+                p99: counts.meet.quantile(0.99),
+            },
+            unmet: counts.unmet,
             detect_ms: Times {
                 p50: counts.detect.quantile(0.5),
                 p99: counts.detect.quantile(0.99),

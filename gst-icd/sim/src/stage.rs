@@ -1,6 +1,7 @@
 //! What a run of people needs of the grid that they come to and go from: nodes, a network, and an
 //! account of both.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
@@ -116,6 +117,10 @@ pub struct Counts {
     pub refused: u64,
     /// From a death to what its child noticed of it.
     pub detect: Spread,
+    /// From a viewer's wish to reach another to the connection.
+    pub meet: Spread,
+    /// Viewers that were not reached.
+    pub unmet: u64,
     /// Pieces that came twice.
     pub duplicates: u64,
     /// Pieces that came because they were pulled.
@@ -126,7 +131,7 @@ pub struct Counts {
     pub from_peers: u64,
     /// Pieces that an honest viewer passed on, or played, although the broadcaster did not make them so.
     pub forged: u64,
-    /// Connections that honest viewers tried at addresses that liars invented.
+    /// Places that liars invented, to which honest viewers sent probes.
     pub misled: u64,
 }
 
@@ -262,7 +267,7 @@ impl Scenario {
     pub fn viewer_node(
         &self,
         newcomer: Newcomer,
-        me: NodeId,
+        (me, lan): (NodeId, Option<SocketAddr>),
         stream: StreamKey,
         random: u64,
         now: Instant,
@@ -274,7 +279,7 @@ impl Scenario {
             relay: newcomer.relay,
             seed_only: newcomer.seed_only,
             max_peers: 100,
-            port: 0,
+            lan,
             stream: Some(stream),
             token: None,
             policy: self.policy,

@@ -11,8 +11,8 @@ use icd_grid::piece::{Hop, PREFIX_BYTES, Piece, claimed};
 use icd_grid::token::BINDING_BYTES;
 use icd_grid::trust::Verify;
 use icd_grid::{
-    Action, Bitrate, Event, Input, Media, MediaState, Node, NodeId, PeerId, Seq, Stats, StreamKey,
-    Target,
+    Action, Bitrate, Event, Input, Media, MediaState, Meeting, Node, NodeId, PeerId, Seq, Stats,
+    StreamKey, Target,
 };
 
 use crate::lies::{ASKS, Liar, Lie, NOBODY};
@@ -55,6 +55,16 @@ enum What {
     Tick,
     /// A liar sends what its node does not.
     Ask,
+    /// No probe came.
+    Unmet(Meeting),
+}
+
+/// Who tries to reach somebody, and since when.
+#[derive(Debug, Clone, Copy)]
+struct Tried {
+    host: usize,
+    peer: PeerId,
+    since: Instant,
 }
 
 /// When, in which order among those of one moment, at which host, where in the list of what
@@ -85,6 +95,7 @@ pub struct World {
     /// From when on, in sender time.
     lied: Option<u64>,
     faults: Vec<(usize, NodeId)>,
+    meetings: HashMap<Meeting, Tried>,
     /// What holds from the next frame on, if it changes.
     state: Option<MediaState>,
     counts: Counts,
@@ -93,8 +104,12 @@ pub struct World {
 
 /// A process that ends at once or is cut off is noticed by its peers' transport after this.
 const IDLE: Duration = Duration::from_secs(10);
-/// A dial that nobody answers.
+/// A dial that nobody answers; a meeting to which nobody comes.
 const UNANSWERED: Duration = Duration::from_secs(1);
+/// One probe in so much time, of so many bytes.
+const PROBING: Duration = Duration::from_millis(50);
+const PROBE_BYTES: usize = 32;
+const MOST_PROBES: u32 = 20;
 /// The kernel's buffers of a stopped process hold so many packets.
 const HELD: usize = 200;
 const LEAST_STEP: Duration = Duration::from_micros(500);
@@ -133,6 +148,7 @@ impl World {
             made: HashMap::new(),
             lied: None,
             faults: Vec::new(),
+            meetings: HashMap::new(),
             state: None,
             counts: Counts::default(),
         };
@@ -194,11 +210,9 @@ impl World {
 
     /// A viewer connects to another, whoever told it of that one.
     pub fn approach(&mut self, host: usize, other: usize) {
-        let id = self.hosts[other].id;
-        let addr = address(other);
         self.order += 1;
         let peer = PeerId(self.order | PeerId::DIALED);
-        self.dial(host, peer, &Target::Viewer { id, addr });
+        self.connect((host, peer), other, self.now);
     }
 
     /// A viewer is told what it may send from now on.
@@ -282,6 +296,13 @@ impl World {
                 self.at(now + ASKS, host, What::Ask);
             }
             What::Frame => self.frame(),
+            What::Unmet(meeting) => {
+                if let Some(tried) = self.meetings.remove(&meeting) {
+                    self.probes(tried.host, tried.since);
+                    self.counts.unmet += 1;
+                    self.unreached(tried.host, tried.peer, now);
+                }
+            }
         }
         self.hosts[host].node.tick(now);
         self.pump(host);
@@ -342,7 +363,16 @@ impl World {
 
     fn act(&mut self, host: usize, action: Action) {
         match action {
-            Action::Dial(peer, target) => self.dial(host, peer, &target),
+            Action::Dial(peer, Target::Seed(_)) => {
+                match self.hosts[0].alive && !self.hosts[0].frozen {
+                    true => self.connect((host, peer), 0, self.now),
+                    false => self.unreached(host, peer, self.now + UNANSWERED),
+                }
+            }
+            Action::Dial(peer, Target::Viewer { addr, meeting, .. }) => {
+                self.reach(host, peer, addr, meeting);
+            }
+            Action::Probe { meeting, .. } => self.probe(host, meeting),
             // Here nobody sends unasked.
             Action::LetIn(_) => {}
             Action::Send(peer, bytes) => self.send(host, peer, bytes.slice(4..)),
@@ -375,36 +405,58 @@ impl World {
         }
     }
 
-    fn dial(&mut self, host: usize, peer: PeerId, target: &Target) {
-        let other = match target {
-            Target::Seed(_) => Some(0),
-            Target::Viewer { id, .. } => self.known.get(id).copied(),
-        };
-        let reached = other
-            .filter(|o| self.hosts[*o].alive && !self.hosts[*o].frozen)
-            .and_then(|other| {
-                let nats = (self.hosts[host].line.nat, self.hosts[other].line.nat);
-                let trips = match other {
-                    0 => Some(1),
-                    _ => nats.0.round_trips(nats.1),
-                };
-                Some((other, trips?))
-            });
-        let Some((other, trips)) = reached else {
-            if let Target::Viewer { addr, .. } = target
-                && addr.ip() == IpAddr::from(NOBODY)
-                && self.hosts[host].liar.is_none()
-            {
-                self.counts.misled += 1;
-            }
-            let why = "nobody answers".into();
-            let gone = Input::Disconnected { peer, why };
-            self.at(self.now + UNANSWERED, host, What::Deliver(gone));
+    fn unreached(&mut self, host: usize, peer: PeerId, at: Instant) {
+        let why = "nobody answers".into();
+        let gone = Input::Disconnected { peer, why };
+        self.at(at, host, What::Deliver(gone));
+    }
+
+    /// A host wants to reach another, and sends probes until one comes from there.
+    fn reach(&mut self, host: usize, peer: PeerId, addr: SocketAddr, meeting: Meeting) {
+        if addr.ip() == IpAddr::from(NOBODY) && self.hosts[host].liar.is_none() {
+            self.counts.misled += 1;
+        }
+        let since = self.now;
+        self.meetings.insert(meeting, Tried { host, peer, since });
+        self.at(since + UNANSWERED, host, What::Unmet(meeting));
+    }
+
+    /// A host heard of a meeting, and sends probes, too: if they find a way, who wanted it dials.
+    fn probe(&mut self, host: usize, meeting: Meeting) {
+        let Some(tried) = self.meetings.get(&meeting).copied() else {
             return;
         };
-        let delay = self.hosts[host]
-            .line
-            .delay(&self.hosts[other].line, &self.scenario.link);
+        let there = &self.hosts[tried.host];
+        let way = there.line.nat.reaches(self.hosts[host].line.nat);
+        if tried.host == host || !way || !there.alive || there.frozen {
+            return;
+        }
+        self.meetings.remove(&meeting);
+        self.probes(tried.host, tried.since);
+        self.probes(host, self.now);
+        let delay = self.distance(host, tried.host);
+        let took = self.now + delay * 3 - tried.since;
+        self.counts.meet.extend([took.as_millis() as u32]);
+        self.connect((tried.host, tried.peer), host, self.now + delay);
+    }
+
+    /// Probes that a host has sent since then take their part of its line.
+    fn probes(&mut self, host: usize, since: Instant) {
+        let time = self.now.saturating_duration_since(since);
+        let count = (time.as_millis() / PROBING.as_millis()) as u32 + 1;
+        let size = wire(PROBE_BYTES).0 * f64::from(count.min(MOST_PROBES));
+        self.counts.message_bytes += size;
+        self.hosts[host].line.upload(size, self.now);
+    }
+
+    fn distance(&self, host: usize, other: usize) -> Duration {
+        let there = &self.hosts[other].line;
+        self.hosts[host].line.delay(there, &self.scenario.link)
+    }
+
+    /// A host dials another then, and a round trip later they are connected.
+    fn connect(&mut self, (host, peer): (usize, PeerId), other: usize, then: Instant) {
+        let delay = self.distance(host, other);
         self.hosts[other].next_incoming += 1;
         let theirs = PeerId(self.hosts[other].next_incoming);
         let far = |host, peer| Far {
@@ -425,7 +477,7 @@ impl World {
         };
         let to_host = connected(peer, &self.hosts[other], other);
         let to_other = connected(theirs, &self.hosts[host], host);
-        let at = self.now + delay * 2 * trips;
+        let at = then + delay * 2;
         self.at(at, host, What::Deliver(to_host));
         self.at(at, other, What::Deliver(to_other));
     }
@@ -567,7 +619,7 @@ impl Stage for World {
         id[8..16].copy_from_slice(&n.to_le_bytes());
         let (id, random) = (NodeId(id), self.rng.u64(..));
         let scenario = &self.scenario;
-        let node = scenario.viewer_node(newcomer, id, self.key, random, self.now);
+        let node = scenario.viewer_node(newcomer, (id, None), self.key, random, self.now);
         let down = self.scenario.downlink;
         let mut line = Line::new(newcomer.line, down, &mut self.rng, self.now);
         line.nat = newcomer.nat;

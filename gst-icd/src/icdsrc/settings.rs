@@ -175,7 +175,7 @@ impl Settings {
                 measure: false,
                 seed_only: self.seed_only,
                 max_peers: self.max_peers as usize,
-                port: 0,
+                lan: None,
                 stream: uri.key,
                 token,
                 policy: Policy::default(),

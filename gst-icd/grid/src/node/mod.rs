@@ -1,7 +1,9 @@
 //! Wires the rooms of the grid together; no policy of its own.
 
 mod bans;
+mod introduce;
 mod past;
+mod peer;
 mod relay;
 mod seed;
 mod stats;
@@ -15,7 +17,7 @@ use bytes::Bytes;
 
 use crate::clock::Mapping;
 use crate::cutter::Entry;
-use crate::ids::{Bitrate, Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
+use crate::ids::{Bitrate, Epoch, Meeting, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
 use crate::message::Refusal;
 use crate::piece::Hop;
 use crate::policy::Policy;
@@ -58,8 +60,9 @@ pub struct ViewerSettings {
     pub seed_only: bool,
     /// Connections to other viewers that this one dials or accepts, at most.
     pub max_peers: usize,
-    /// Port of the own endpoint.
-    pub port: u16,
+    /// Where the own endpoint is in its network, for other viewers in the same one; none where that is not
+    /// known, or is what all see.
+    pub lan: Option<SocketAddr>,
     /// The stream's key from the URI; none trusts the seed's.
     pub stream: Option<StreamKey>,
     /// What the seed of a private stream asks for. It is proven only where `stream` was known before.
@@ -84,6 +87,13 @@ pub enum Input {
         addr: SocketAddr,
         /// What both ends derived from the handshake.
         binding: Binding,
+    },
+    /// The other end of a connection is seen at another address from now on.
+    Moved {
+        /// The connection.
+        peer: PeerId,
+        /// Where.
+        addr: SocketAddr,
     },
     /// A connection ended, or never came to be.
     Disconnected {
@@ -174,6 +184,8 @@ pub enum Target {
         id: NodeId,
         /// Where.
         addr: SocketAddr,
+        /// It is dialed where its probe comes from; without one it is not there.
+        meeting: Meeting,
     },
 }
 
@@ -201,6 +213,14 @@ pub enum Action {
     LetIn(PeerId),
     /// Open a connection under this name.
     Dial(PeerId, Target),
+    /// Send probes to these places, until one comes with the name of this meeting: somebody dials then. For a
+    /// meeting that this node dials for, these are more places.
+    Probe {
+        /// The nearest first.
+        addrs: Vec<SocketAddr>,
+        /// To be shown.
+        meeting: Meeting,
+    },
     /// Close a connection, after what was sent before.
     Close(PeerId, Close),
     /// Send a control message; with its length.

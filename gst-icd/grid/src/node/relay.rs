@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::bucket::Bucket;
 use crate::children::{Asker, BASE, Child, Children, feeds_many, slots};
 use crate::cutter::Format;
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{BadMessage, Candidate, Have, MAX_HOLES, MAX_PULL, Message};
 use crate::node::bans::Banned;
+use crate::node::introduce::Acquaintances;
 use crate::node::past::{BEHIND, FILL, Turn};
+use crate::node::peer::{
+    FORGIVEN, GIVEN, MAX_GIVEN, MAX_MESSAGES, MAX_NONSENSE, MAX_PULLED, MESSAGES, PULLED, Peer,
+};
 use crate::node::words::{Word, Words};
 use crate::node::{Action, Close, Event, PeerStats};
 use crate::piece::{Hop, Piece, Why};
@@ -33,21 +36,8 @@ const ROOT_FIRST: Duration = Duration::from_secs(1);
 const LAST_RESORT: Duration = Duration::from_millis(500);
 /// Pulls are answered only by short queues.
 const PULL_QUEUE: Duration = Duration::from_millis(120);
-/// Nonsense that is forgiven, once and each second: the seed may just have begun another life.
-const MAX_NONSENSE: u32 = 64;
-const FORGIVEN: f64 = 1.0;
-/// Messages of one peer, at once and each second; in trouble some dozens are usual.
-const MAX_MESSAGES: u32 = 1024;
-const MESSAGES: f64 = 256.0;
 /// The same header is given to the same peer at most this often: it may be large.
 const HEADER_AGAIN: Duration = Duration::from_secs(1);
-/// And so many, at once and each second.
-const MAX_GIVEN: u32 = 16;
-const GIVEN: f64 = 2.0;
-/// Pieces that one peer may pull, at once and each second: an outage of all stripes is less than the former, and
-/// what is missing now and then less than the latter. More are not answered.
-const MAX_PULLED: u32 = 48;
-const PULLED: f64 = 1.0;
 /// Pings that wait for their answer, on a long way.
 const MAX_PINGS: usize = 4;
 /// A piece that is not confirmed for this long is given up by the transport.
@@ -65,46 +55,6 @@ const HELLO: Duration = Duration::from_secs(5);
 /// Header versions that are kept, of at most 256 KiB each: those that the window's pieces name,
 /// as long as there are no more. Caps and tags change seldom.
 pub(super) const MAX_HEADERS: usize = 64;
-
-/// One connection.
-#[derive(Debug)]
-pub(super) struct Peer {
-    pub(super) id: NodeId,
-    pub(super) addr: SocketAddr,
-    /// What only the two ends know.
-    pub(super) binding: Binding,
-    pub(super) since: Instant,
-    /// It said hello and was let in.
-    pub(super) ready: bool,
-    pub(super) seed: bool,
-    pub(super) relays: bool,
-    pub(super) have: Have,
-    /// When it said that.
-    pub(super) have_at: Instant,
-    pub(super) rtt: Duration,
-    /// What it was asked and has not answered, the newest last.
-    pinged: VecDeque<(u32, Instant)>,
-    pub(super) ping_sent: Option<Instant>,
-    pub(super) heard: Instant,
-    /// When anything was sent to it.
-    pub(super) told: Instant,
-    /// When the buffer map was sent to it.
-    pub(super) told_have: Instant,
-    /// Whether it knows of a free slot here.
-    pub(super) told_room: bool,
-    messages: Bucket,
-    nonsense: Bucket,
-    /// Its connection ends: what it says no longer counts.
-    closing: bool,
-    given_header: Option<(u32, Instant)>,
-    headers: Bucket,
-    pulls: Bucket,
-    pub(super) bytes_in: u64,
-    pub(super) bytes_out: u64,
-    /// Least one-way delay seen, by the two nodes' own clocks, in microseconds.
-    least_owd_us: Option<(f64, Instant)>,
-    pub(super) owd_ms: u16,
-}
 
 /// What a subscription tells of the asker.
 #[derive(Debug)]
@@ -135,25 +85,11 @@ pub(super) struct Relay {
     /// Children without a lease are roots: this is the seed.
     pub(super) lends: bool,
     words: Words,
+    pub(super) acquaintances: Acquaintances,
     pub(super) duplicates: u64,
     pub(super) bytes_sent: u64,
     actions: VecDeque<Action>,
     next_ping: u32,
-}
-
-impl Peer {
-    /// For how long it has said nothing although it was pinged.
-    pub(super) fn unanswered(&self, now: Instant) -> Duration {
-        let oldest = self.pinged.front().filter(|(_, at)| self.heard < *at);
-        oldest.map_or(Duration::ZERO, |(_, at)| now.saturating_duration_since(*at))
-    }
-
-    /// Pieces that were made since it told what it has.
-    pub(super) fn made_since(&self, format: Option<Format>, now: Instant) -> u64 {
-        let Some(format) = format else { return 0 };
-        let since = now.saturating_duration_since(self.have_at);
-        (since.as_secs_f64() / format.piece.as_secs_f64().max(0.001)) as u64
-    }
 }
 
 impl Relay {
@@ -180,6 +116,7 @@ impl Relay {
             gives: true,
             lends: false,
             words: Words::new(now),
+            acquaintances: Acquaintances::new(random),
             duplicates: 0,
             bytes_sent: 0,
             actions: VecDeque::new(),
@@ -232,7 +169,10 @@ impl Relay {
         (id, addr, binding): (NodeId, SocketAddr, Binding),
         now: Instant,
     ) -> (bool, Option<PeerId>) {
-        let twin = self.peers.iter().find(|(_, p)| p.id == id).map(|(p, _)| *p);
+        let twin = self.acquainted(id.short()).filter(|twin| {
+            let state = self.peers.get(twin);
+            state.is_some_and(|p| p.id == id)
+        });
         let mut replaced = None;
         if let Some(twin) = twin {
             let dialed_by_me = |p: PeerId| p.0 & PeerId::DIALED != 0;
@@ -246,34 +186,8 @@ impl Relay {
             self.close(twin, Close::Twin);
             replaced = Some(twin);
         }
-        let state = Peer {
-            id,
-            addr,
-            binding,
-            since: now,
-            ready: false,
-            seed: false,
-            relays: false,
-            have: Have::default(),
-            have_at: now,
-            rtt: Duration::from_millis(100),
-            pinged: VecDeque::new(),
-            ping_sent: None,
-            heard: now,
-            told: now,
-            told_have: now,
-            told_room: false,
-            messages: Bucket::new(MAX_MESSAGES, now),
-            nonsense: Bucket::new(MAX_NONSENSE, now),
-            closing: false,
-            given_header: None,
-            headers: Bucket::new(MAX_GIVEN, now),
-            pulls: Bucket::new(MAX_PULLED, now),
-            bytes_in: 0,
-            bytes_out: 0,
-            least_owd_us: None,
-            owd_ms: 0,
-        };
+        let state = Peer::new((id, addr, binding), now);
+        self.acquaintances.add(id, peer);
         self.peers.insert(peer, state);
         (true, replaced)
     }
@@ -281,7 +195,9 @@ impl Relay {
     pub(super) fn forget(&mut self, peer: PeerId) -> Option<Peer> {
         self.children.forget(peer);
         self.uplink.forget(peer);
-        self.peers.remove(&peer)
+        let state = self.peers.remove(&peer)?;
+        self.acquaintances.remove(state.id, peer);
+        Some(state)
     }
 
     /// Closes connections that say no hello, but for those that wait for an answer to it.
@@ -507,7 +423,7 @@ impl Relay {
         let state = self.peers.get(&peer).filter(|p| p.ready && !p.seed)?;
         Some(Candidate {
             node: state.id,
-            addr: state.addr,
+            addr: state.seen_at,
             spare: state.have.spare,
         })
     }
@@ -583,6 +499,7 @@ impl Relay {
                 self.stop_feeding(peer, *stripe, *from);
             }
             Message::NeedHeader { version } => self.give_header(peer, *version, now),
+            Message::Introduce { node, meeting } => self.introduce(peer, *node, *meeting, now),
             Message::NeedBans => {
                 if let Some(state) = self.peers.get_mut(&peer)
                     && state.headers.take(GIVEN, MAX_GIVEN, now)

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -18,7 +18,8 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::sync::Notify;
 
 use super::now;
-use crate::network::{JITTER, Line, Link};
+use crate::nat::{Filter, Kind, Nat};
+use crate::network::{self, JITTER, Line, Link};
 
 /// IP and UDP headers of a packet.
 const HEADERS: f64 = 28.0;
@@ -28,9 +29,14 @@ const QUEUE: Duration = Duration::from_millis(250);
 const HELD: usize = 400;
 const PORT: u16 = 7423;
 
+/// A NAT, and one of its outer ports.
+type Door = (usize, u16);
+
 #[derive(Debug)]
 struct Packet {
     from: SocketAddr,
+    /// The NAT and its outer port that it has to pass at the end.
+    door: Option<Door>,
     ecn: Option<EcnCodepoint>,
     bytes: Vec<u8>,
 }
@@ -49,6 +55,8 @@ pub(super) enum State {
 #[derive(Debug)]
 struct Port {
     line: Line,
+    addr: SocketAddr,
+    home: Option<usize>,
     state: State,
     arrived: VecDeque<Packet>,
     reader: Option<Waker>,
@@ -57,6 +65,9 @@ struct Port {
 #[derive(Debug)]
 struct Air {
     ports: Vec<Port>,
+    homes: Vec<Nat>,
+    /// Hosts by their own addresses, each within its home.
+    hosts: HashMap<(Option<usize>, SocketAddr), usize>,
     link: Link,
     rng: fastrand::Rng,
     /// When, in which order, at which host.
@@ -74,19 +85,26 @@ pub(super) struct Network {
     more: Arc<Notify>,
 }
 
-/// Where a host is.
-pub(super) fn address(host: usize) -> SocketAddr {
-    let [_, a, b, c] = (host as u32 + 1).to_be_bytes();
-    SocketAddr::new(Ipv4Addr::new(10, a, b, c).into(), PORT)
+/// Where the n-th of something is; the first byte says of what.
+fn address(kind: u8, n: usize) -> Ipv4Addr {
+    let [_, a, b, c] = (n as u32 + 1).to_be_bytes();
+    Ipv4Addr::new(kind, a, b, c)
 }
 
-fn host_at(addr: SocketAddr) -> Option<usize> {
-    let IpAddr::V4(ip) = addr.ip().to_canonical() else {
-        return None;
-    };
-    let [ten, a, b, c] = ip.octets();
-    let host = (u32::from_be_bytes([0, a, b, c]) as usize).checked_sub(1)?;
-    (ten == 10 && addr.port() == PORT).then_some(host)
+/// The first bytes of the addresses of hosts that all reach, and of NATs. Those behind a NAT are in 192.168.1.0/24,
+/// as in everybody's home.
+const HOSTS: u8 = 60;
+const NATS: u8 = 70;
+
+fn translates(nat: network::Nat) -> Option<Kind> {
+    match nat {
+        network::Nat::Open | network::Nat::TcpOnly => None,
+        network::Nat::Cone => Some(Kind {
+            filter: Filter::Address,
+            ..Kind::HOME
+        }),
+        network::Nat::Symmetric => Some(Kind::SYMMETRIC),
+    }
 }
 
 impl Network {
@@ -95,6 +113,8 @@ impl Network {
         let network = Self {
             air: Arc::new(Mutex::new(Air {
                 ports: Vec::new(),
+                homes: Vec::new(),
+                hosts: HashMap::new(),
                 link,
                 rng: fastrand::Rng::with_seed(seed),
                 flying: BinaryHeap::new(),
@@ -112,17 +132,44 @@ impl Network {
         self.air.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A host with this line.
-    pub(super) fn plug(&self, line: Line) -> Arc<Socket> {
+    /// A network behind a NAT.
+    pub(super) fn home(&self, kind: Kind) -> usize {
         let mut air = self.lock();
+        let outside = address(NATS, air.homes.len());
+        air.homes.push(Nat::new(kind, outside.into()));
+        air.homes.len() - 1
+    }
+
+    /// A NAT forgets all.
+    pub(super) fn forget(&self, home: usize) {
+        self.lock().homes[home].forget();
+    }
+
+    /// A host with this line, in this home; or in one of its own, if its line says so.
+    pub(super) fn plug(&self, line: Line, home: Option<usize>) -> Arc<Socket> {
+        let home = home.or_else(|| translates(line.nat).map(|kind| self.home(kind)));
+        let mut air = self.lock();
+        let host = air.ports.len();
+        let ip = match home {
+            Some(home) => {
+                let neighbours = air.ports.iter().filter(|port| port.home == Some(home));
+                Ipv4Addr::new(192, 168, 1, 2 + neighbours.count() as u8)
+            }
+            None => address(HOSTS, host),
+        };
+        let addr = SocketAddr::new(ip.into(), PORT);
         air.ports.push(Port {
             line,
+            addr,
+            home,
             state: State::Up,
             arrived: VecDeque::new(),
             reader: None,
         });
+        air.hosts.insert((home, addr), host);
         Arc::new(Socket {
-            host: air.ports.len() - 1,
+            host,
+            addr,
             network: self.clone(),
         })
     }
@@ -168,14 +215,33 @@ impl Network {
 }
 
 impl Air {
+    /// To which host a packet goes, as it looks there, and what it still has to pass.
+    fn route(&mut self, from: usize, to: SocketAddr) -> Option<(usize, SocketAddr, Option<Door>)> {
+        let Port { addr, home, .. } = self.ports[from];
+        if let Some(host) = self.hosts.get(&(home, to)) {
+            return Some((*host, addr, None));
+        }
+        let from = home.map_or(addr, |home| self.homes[home].out(addr, to));
+        if let Some(host) = self.hosts.get(&(None, to)) {
+            return Some((*host, from, None));
+        }
+        let door = self.homes.iter().position(|nat| nat.outside() == to.ip())?;
+        if home == Some(door) && !self.homes[door].hairpins() {
+            return None;
+        }
+        let inner = self.homes[door].whose(to.port())?;
+        let host = self.hosts.get(&(Some(door), inner))?;
+        Some((*host, from, Some((door, to.port()))))
+    }
+
     fn send(&mut self, from: usize, to: usize, packet: Packet, now: Instant) {
         let size = packet.bytes.len() as f64 + HEADERS;
         let port = &mut self.ports[from];
         if port.state != State::Up || port.line.backlog(now) > QUEUE {
             return;
         }
-        let nat = port.line.nat;
-        if from > 0 && to > 0 && nat.round_trips(self.ports[to].line.nat).is_none() {
+        let tcp_only = |host: usize| self.ports[host].line.nat == network::Nat::TcpOnly;
+        if from > 0 && to > 0 && (tcp_only(from) || tcp_only(to)) {
             return;
         }
         let port = &mut self.ports[from];
@@ -206,6 +272,10 @@ impl Air {
             let Some(packet) = self.packets.remove(&order) else {
                 continue;
             };
+            let passes = |(home, port): Door| self.homes[home].lets_in(port, packet.from);
+            if !packet.door.is_none_or(passes) {
+                continue;
+            }
             let room = port.state == State::Up || port.arrived.len() < HELD;
             if port.state != State::Gone && room {
                 port.arrived.push_back(packet);
@@ -220,6 +290,8 @@ impl Air {
 #[derive(Debug)]
 pub(super) struct Socket {
     host: usize,
+    /// Its own, in its own network.
+    pub(super) addr: SocketAddr,
     network: Network,
 }
 
@@ -240,13 +312,17 @@ impl AsyncUdpSocket for Socket {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let mut air = self.network.lock();
-        let to = host_at(transmit.destination).filter(|to| *to < air.ports.len());
-        let Some(to) = to else { return Ok(()) };
+        let to = transmit.destination;
+        let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+        let Some((to, from, door)) = air.route(self.host, to) else {
+            return Ok(());
+        };
         let at = now();
         let size = transmit.segment_size.unwrap_or(transmit.contents.len());
         for segment in transmit.contents.chunks(size.max(1)) {
             let packet = Packet {
-                from: address(self.host),
+                from,
+                door,
                 ecn: transmit.ecn,
                 bytes: segment.to_vec(),
             };
@@ -290,7 +366,7 @@ impl AsyncUdpSocket for Socket {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(address(self.host))
+        Ok(self.addr)
     }
 
     fn may_fragment(&self) -> bool {

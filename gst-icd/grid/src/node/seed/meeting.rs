@@ -8,20 +8,44 @@ const LATENCY_STEP_MS: u32 = 100;
 impl Seed {
     pub(super) fn renew_tickets(&mut self, now: Instant) {
         self.renewed = now;
-        let members: Vec<_> = self.seat.members().map(|(p, m)| (p, m.id)).collect();
-        for (peer, id) in members {
-            let ticket = self.ticket(id, now);
+        let members: Vec<_> = self
+            .seat
+            .members()
+            .map(|(p, m)| (p, (m.id, m.addr)))
+            .collect();
+        for (peer, whose) in members {
+            let ticket = self.ticket(whose, now);
             self.relay.send(peer, &Message::Ticket(ticket));
         }
     }
 
-    pub(super) fn ticket(&self, node: NodeId, now: Instant) -> Signed<Ticket> {
+    pub(super) fn ticket(
+        &self,
+        (node, addr): (NodeId, SocketAddr),
+        now: Instant,
+    ) -> Signed<Ticket> {
         let ticket = Ticket {
             epoch: self.epoch,
             node,
+            addr,
             expires: self.ticket_expiry(now),
         };
         Signed::sign(&ticket, &*self.signer)
+    }
+
+    /// A viewer is seen elsewhere: its NAT or its network changed. It is named so from now on.
+    pub(super) fn moved(&mut self, peer: PeerId, addr: SocketAddr, now: Instant) {
+        if let Some(state) = self.relay.peers.get_mut(&peer) {
+            state.addr = addr;
+            state.seen_at = addr;
+        }
+        let Some(member) = self.seat.member_mut(peer) else {
+            return;
+        };
+        member.addr = addr;
+        let whose = (member.id, addr);
+        let ticket = self.ticket(whose, now);
+        self.relay.send(peer, &Message::Ticket(ticket));
     }
 
     /// Of those that are given now.
@@ -163,13 +187,14 @@ impl Seed {
         };
         state.ready = true;
         state.relays = hello.relay;
+        state.lan = hello.lan;
         let (id, addr) = (state.id, state.addr);
         let welcome = Welcome {
             version: VERSION,
             features: 0,
             observed: addr,
             second_port: 0,
-            ticket: self.ticket(id, now),
+            ticket: self.ticket((id, addr), now),
             beacon: self.beacon(now),
         };
         self.relay.send(peer, &Message::Welcome(welcome));

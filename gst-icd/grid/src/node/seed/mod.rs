@@ -4,6 +4,7 @@ mod bans;
 mod meeting;
 mod places;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,7 +13,8 @@ use crate::children::{BASE, Taken, outweighs, slots};
 use crate::cutter::{Cut, Cutter, Entry, Format};
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{Hello, MAX_PROOF_BYTES, Message, NoStripe, Refusal, Start, VERSION, Welcome};
-use crate::node::relay::{Asks, MAX_HEADERS, Peer, Relay};
+use crate::node::peer::Peer;
+use crate::node::relay::{Asks, MAX_HEADERS, Relay};
 use crate::node::words::Word;
 use crate::node::{Close, Event, Input, MediaState, SeedSettings, Stats};
 use crate::opening::{FIRST, From, Leads, Opening, Purse, Room, next_soon, opening};
@@ -157,6 +159,7 @@ impl Seed {
                     self.relay.close(peer, Close::Refused);
                 }
             }
+            Input::Moved { peer, addr } => self.moved(peer, addr, now),
             Input::Disconnected { peer, why } => self.gone(peer, &why.to_string()),
             Input::Message { peer, bytes } => {
                 if let Some(message) = self.relay.decode(peer, &bytes, now) {

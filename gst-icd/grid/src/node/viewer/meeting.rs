@@ -1,8 +1,18 @@
 //! Finding the seed and other viewers, and losing them.
 
 use super::*;
+use crate::node::introduce::may_name;
 use crate::record::Bans;
 use crate::token::Binding;
+
+/// A try to reach another viewer.
+#[derive(Debug)]
+pub(super) struct Dial {
+    pub(super) id: NodeId,
+    meeting: Meeting,
+    /// Who was asked to tell the other.
+    by: PeerId,
+}
 
 impl Viewer {
     pub(super) fn new_dial(&mut self) -> PeerId {
@@ -13,7 +23,7 @@ impl Viewer {
     pub(super) fn connected(
         &mut self,
         peer: PeerId,
-        (id, addr, binding): (NodeId, std::net::SocketAddr, Binding),
+        (id, addr, binding): (NodeId, SocketAddr, Binding),
         now: Instant,
     ) {
         self.dialing.remove(&peer);
@@ -72,7 +82,8 @@ impl Viewer {
             relay: self.settings.relay,
             // What is not known yet is none.
             upload: self.relay.uplink.rate().unwrap_or(Bitrate(u64::MAX)),
-            port: self.settings.port,
+            // The seed alone is told: it knows who is in the same network.
+            lan: self.settings.lan.filter(|_| self.seed == Some(peer)),
             proof: self.proof(peer),
         };
         self.relay.send(peer, &Message::Hello(hello));
@@ -110,8 +121,8 @@ impl Viewer {
 
     pub(super) fn gone(&mut self, peer: PeerId, why: &Lost, now: Instant) {
         self.hinted.remove(&peer);
-        if let Some(id) = self.dialing.remove(&peer) {
-            self.book.failed(id, now);
+        if let Some(dial) = self.dialing.remove(&peer) {
+            self.book.unmet(dial.id, now);
         }
         if self.seed == Some(peer) {
             if !self.relay.peers.contains_key(&peer) {
@@ -170,21 +181,35 @@ impl Viewer {
     }
 
     /// A neighbour named somebody: it is dialed at once, since there is a reason.
-    pub(super) fn suggested(&mut self, candidate: Option<Candidate>, now: Instant) {
-        let Some(candidate) = candidate.filter(|c| c.node != self.relay.me) else {
+    pub(super) fn suggested(
+        &mut self,
+        candidate: Option<Candidate>,
+        by: Option<PeerId>,
+        now: Instant,
+    ) {
+        let seen_at = self.seen_at;
+        let Some(candidate) = candidate
+            .filter(|c| c.node != self.relay.me)
+            .filter(|c| may_name(c.addr, seen_at))
+        else {
             return;
         };
-        let known = self.relay.peers.values().any(|p| p.id == candidate.node)
-            || self.dialing.values().any(|id| *id == candidate.node)
-            || self.shuns(&candidate.node);
+        let known = self.knows(&candidate.node) || self.shuns(&candidate.node);
         let alone = self.settings.seed_only;
         let full =
             alone || self.hinted.len() >= MAX_HINTED || self.viewers() >= self.settings.max_peers;
         if known || full || self.ticket.is_none() || !self.book.hinted(&candidate, now) {
             return;
         }
-        let peer = self.dial(candidate.node, candidate.addr);
-        self.hinted.insert(peer);
+        if let Some(peer) = self.dial(candidate.node, candidate.addr, by) {
+            self.hinted.insert(peer);
+        }
+    }
+
+    /// Whether there is a connection to it, or will be one.
+    fn knows(&self, node: &NodeId) -> bool {
+        self.dialing.values().any(|dial| dial.id == *node)
+            || self.relay.peers.values().any(|p| p.id == *node)
     }
 
     /// Connections to other viewers.
@@ -192,16 +217,50 @@ impl Viewer {
         self.relay.peers.values().filter(|p| !p.seed).count()
     }
 
-    fn dial(&mut self, id: NodeId, addr: std::net::SocketAddr) -> PeerId {
+    /// Reaches out for another viewer, whom this neighbour named, or the seed, which knows all.
+    fn dial(&mut self, id: NodeId, addr: SocketAddr, by: Option<PeerId>) -> Option<PeerId> {
+        let there = |peer: &PeerId| self.relay.peers.get(peer).is_some_and(|p| p.ready);
+        let by = by.filter(there).or(self.seed.filter(there))?;
         let peer = self.new_dial();
-        self.dialing.insert(peer, id);
-        let target = Target::Viewer { id, addr };
+        let meeting = self.relay.acquaintances.meeting();
+        self.dialing.insert(peer, Dial { id, meeting, by });
+        let target = Target::Viewer { id, addr, meeting };
         self.relay.act(Action::Dial(peer, target));
-        peer
+        let node = id.short();
+        self.relay.send(by, &Message::Introduce { node, meeting });
+        Some(peer)
+    }
+
+    /// Who was asked for an introduction can't give it: the seed knows all that are there.
+    pub(super) fn not_introduced(&mut self, by: PeerId, meeting: Meeting) {
+        let seed = self.seed.filter(|seed| *seed != by);
+        let mut dials = self.dialing.values_mut();
+        let Some(dial) = dials.find(|d| d.by == by && d.meeting == meeting) else {
+            return;
+        };
+        if let Some(seed) = seed.filter(|_| self.seed_welcomed) {
+            dial.by = seed;
+            let node = dial.id.short();
+            self.relay.send(seed, &Message::Introduce { node, meeting });
+        }
+    }
+
+    /// Somebody wants to be reached.
+    pub(super) fn met(
+        &mut self,
+        peer: PeerId,
+        addrs: Vec<SocketAddr>,
+        meeting: Meeting,
+        now: Instant,
+    ) {
+        if !self.settings.seed_only {
+            self.relay.meet(peer, addrs, meeting, self.seen_at, now);
+        }
     }
 
     pub(super) fn candidates(&mut self, mut list: Vec<Candidate>, now: Instant) {
         list.truncate(MAX_CANDIDATES);
+        list.retain(|c| may_name(c.addr, self.seen_at));
         self.book.named(&list, self.relay.me, now);
         self.meet(now);
     }
@@ -214,18 +273,19 @@ impl Viewer {
             .as_ref()
             .zip(self.verifier.as_ref())
             .and_then(|(ticket, verifier)| ticket.open(&**verifier));
-        let good = hello.version == VERSION
-            && !self.settings.seed_only
-            && ticket.is_some_and(|t| Some(t.node) == id && self.holds(t, now));
+        let ticket = ticket.filter(|t| Some(t.node) == id && self.holds(t, now));
+        let good = hello.version == VERSION && !self.settings.seed_only;
+        let ticket = ticket.filter(|_| good);
         let Some(state) = self.relay.peers.get_mut(&peer) else {
             return;
         };
-        if !good {
+        let Some(ticket) = ticket else {
             self.relay.send(peer, &Message::Refuse(Refusal::Ticket));
             self.relay.close(peer, Close::Refused);
             return;
-        }
+        };
         state.ready = true;
+        state.seen_at = ticket.addr;
         state.relays = hello.relay;
         let (id, addr) = (state.id, state.addr);
         if peer.0 & PeerId::DIALED == 0 {
@@ -263,7 +323,7 @@ impl Viewer {
 
     /// Whether an admission holds. It expires in stream time, which stands still with the seed:
     /// an outage voids none.
-    fn holds(&self, ticket: Ticket, now: Instant) -> bool {
+    fn holds(&self, ticket: &Ticket, now: Instant) -> bool {
         if ticket.epoch > self.relay.epoch {
             return true;
         }
@@ -306,13 +366,13 @@ impl Viewer {
         let not_now = |id: &NodeId| {
             banned.has(id)
                 || self.relay.peers.values().any(|p| p.id == *id)
-                || self.dialing.values().any(|d| d == id)
+                || self.dialing.values().any(|d| d.id == *id)
         };
         let rng = &mut self.relay.rng;
         let list = self.book.to_dial(wanted, not_now, rng, now);
         let short = list.len() < wanted;
         for (id, addr) in list {
-            self.dial(id, addr);
+            let _ = self.dial(id, addr, None);
         }
         let due = self.find_at.is_none_or(|at| at <= now);
         if let Some(seed) = self.seed.filter(|_| short && due && self.seed_welcomed) {

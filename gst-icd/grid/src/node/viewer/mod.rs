@@ -7,6 +7,7 @@ mod probe;
 mod stripes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,12 +16,14 @@ use crate::candidates::Candidates;
 use crate::children::{CHILD_SILENCE, LEAVING, Taken, feeds_many, outweighs};
 use crate::clock::ClockMap;
 use crate::cutter::Format;
-use crate::ids::{Bitrate, Epoch, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
+use crate::ids::{Bitrate, Epoch, Meeting, NodeId, PeerId, SenderTime, Seq, StreamKey, StripeId};
 use crate::message::{
     Candidate, Have, Hello, MAX_CANDIDATES, MAX_DEPTH, MAX_PULL, Message, NoStripe, Refusal,
     Report, Start, VERSION, Welcome,
 };
-use crate::node::relay::{Asks, Peer, Relay};
+use crate::node::peer::Peer;
+use crate::node::relay::{Asks, Relay};
+use crate::node::viewer::meeting::Dial;
 use crate::node::{
     Close, Event, Histogram, Input, Lost, MakeVerifier, Media, STARVING, Stats, Status, Target,
     ViewerSettings,
@@ -112,7 +115,9 @@ pub(super) struct Viewer {
     /// The life before this one, and when this one began here.
     former_epoch: Option<(Epoch, Instant)>,
     book: Candidates,
-    dialing: BTreeMap<PeerId, NodeId>,
+    dialing: BTreeMap<PeerId, Dial>,
+    /// Where the seed sees this node.
+    seen_at: Option<SocketAddr>,
     /// Of these: those that a neighbour named.
     hinted: BTreeSet<PeerId>,
     probe: probe::Probe,
@@ -199,6 +204,7 @@ impl Viewer {
             former_epoch: None,
             book: Candidates::default(),
             dialing: BTreeMap::new(),
+            seen_at: None,
             hinted: BTreeSet::new(),
             probe: probe::Probe::default(),
             next_dial: 0,
@@ -260,6 +266,11 @@ impl Viewer {
                 addr,
                 binding,
             } => self.connected(peer, (id, addr, binding), now),
+            Input::Moved { peer, addr } => {
+                if let Some(state) = self.relay.peers.get_mut(&peer) {
+                    state.addr = addr;
+                }
+            }
             Input::Disconnected { peer, why } => self.gone(peer, &why, now),
             Input::Message { peer, bytes } => {
                 if let Some(message) = self.relay.decode(peer, &bytes, now) {
@@ -356,7 +367,7 @@ impl Viewer {
                 // Only who was asked may send this node elsewhere.
                 let asked = self.parents.is_pending(peer, stripe);
                 self.parents.rejected(peer, stripe, now);
-                self.suggested(instead.filter(|_| asked), now);
+                self.suggested(instead.filter(|_| asked), Some(peer), now);
                 if why == NoStripe::Busy
                     && let Some(state) = self.relay.peers.get_mut(&peer)
                 {
@@ -374,12 +385,14 @@ impl Viewer {
                 let fed = self.parents.feed(stripe).and_then(|f| f.parent()) == Some(peer);
                 let go_to = go_to.filter(|c| fed && c.node != self.relay.me);
                 let node = go_to.as_ref().map(|c| c.node);
-                self.suggested(go_to, now);
+                self.suggested(go_to, Some(peer), now);
                 if self.parents.evicted(peer, stripe, node, now) {
                     self.path_lost(stripe);
                 }
                 self.seek_parents(now);
             }
+            Message::Meet { addrs, meeting } => self.met(peer, addrs, meeting, now),
+            Message::Stranger { meeting } => self.not_introduced(peer, meeting),
             Message::Invite { stripe } if seed => {
                 let step = self.parents.invited(peer, stripe, now);
                 self.walk(step, now);
@@ -421,11 +434,12 @@ impl Viewer {
     /// Keeps the seed's admission. False if it is none.
     fn renew(&mut self, peer: PeerId, ticket: Signed<Ticket>, now: Instant) -> bool {
         let opened = self.verifier.as_ref().and_then(|v| ticket.open(&**v));
-        if opened.is_none_or(|t| t.node != self.relay.me) {
+        let Some(opened) = opened.filter(|t| t.node == self.relay.me) else {
             self.relay.nonsense(peer, now);
             return false;
-        }
+        };
         self.ticket = Some(ticket);
+        self.seen_at = Some(opened.addr);
         true
     }
 

@@ -173,7 +173,8 @@ impl Viewer {
         }
         let (stripe, above) = steady[self.relay.rng.usize(..steady.len())].clone();
         self.parents.climb(stripe, above.node, now);
-        self.suggested(Some(above), now);
+        let parent = self.parents.feed(stripe).and_then(|f| f.parent());
+        self.suggested(Some(above), parent, now);
         self.seek_parents(now);
     }
 
@@ -273,7 +274,8 @@ impl Viewer {
                     let above = feed.and_then(|f| f.above()).cloned();
                     if feed.is_some_and(|f| f.parent().is_none()) {
                         self.orphans.entry(stripe).or_insert((id, now));
-                        self.suggested(above, now);
+                        let lives = !self.parents.is_dead(peer);
+                        self.suggested(above, Some(peer).filter(|_| lives), now);
                     }
                     self.relay
                         .send(peer, &Message::Unsubscribe { stripe, from });
