@@ -19,8 +19,9 @@ const ROOMY: u16 = 8;
 /// every repetition.
 const REST: Duration = Duration::from_secs(5);
 const LONGEST_REST: Duration = Duration::from_secs(300);
-/// Who can't be reached at all is left alone as if it had failed so often before: for 80 s.
-const FAR: u32 = 4;
+/// Who can't be reached at all, twice, is left alone as if it had failed so often: for 160 s. Once it may be
+/// that nobody told it.
+const FAR: u32 = 5;
 
 #[derive(Debug, Clone)]
 struct Known {
@@ -128,7 +129,8 @@ impl Candidates {
 
     /// No way to it was found: its NAT and the own may never let each other in.
     pub fn unmet(&mut self, node: NodeId, now: Instant) {
-        if let Some(known) = self.known.get_mut(&node) {
+        let again = self.known.get_mut(&node).filter(|known| known.failures > 0);
+        if let Some(known) = again {
             known.failures = known.failures.max(FAR);
         }
         self.failed(node, now);
@@ -190,7 +192,11 @@ mod tests {
         assert_eq!(order(&book, now), [1]);
         assert_eq!(order(&book, now + REST), [2, 1]);
         book.unmet(NodeId([2; 32]), now);
-        assert_eq!(order(&book, now + Duration::from_secs(60)), [1], "for long");
+        assert_eq!(
+            order(&book, now + Duration::from_secs(120)),
+            [1],
+            "for long"
+        );
         let elsewhere = Candidate {
             addr: ([127, 0, 0, 2], 7).into(),
             ..candidate(2, 9)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::carriers::Carriers;
 use crate::children::{CHILD_SILENCE, Children};
 use crate::ids::{NodeId, PeerId, StripeId};
-use crate::message::{Candidate, Hello, MAX_CANDIDATES, Refusal, Report};
+use crate::message::{Candidate, Hello, Refusal, Report};
 use crate::record::contact;
 
 use roots::Root;
@@ -230,7 +230,12 @@ impl Seat {
     }
 
     /// Viewers for one that looks for parents: those with most to spare, in some random order.
-    pub fn candidates(&self, asker: PeerId, rng: &mut fastrand::Rng) -> Vec<Candidate> {
+    pub fn candidates(
+        &self,
+        asker: PeerId,
+        most: usize,
+        rng: &mut fastrand::Rng,
+    ) -> Vec<Candidate> {
         let mut list: Vec<_> = self
             .members
             .iter()
@@ -244,7 +249,7 @@ impl Seat {
         rng.shuffle(&mut list);
         // The roomy first, but not the same to everybody.
         list.sort_by_key(|c| Reverse(c.spare.min(8)));
-        list.truncate(MAX_CANDIDATES);
+        list.truncate(most);
         list
     }
 

@@ -26,12 +26,17 @@ const NAMED: f64 = 16.0;
 const MAX_TAKEN: u32 = 16;
 const TAKEN: f64 = 4.0;
 
+/// Lists of viewers that one neighbour is given, at once and each second.
+const MAX_FOUND: u32 = 4;
+const FOUND: f64 = 0.5;
+
 /// What one peer has to do with introductions.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Meets {
     asked: Bucket,
     named: Bucket,
     taken: Bucket,
+    found: Bucket,
 }
 
 impl Meets {
@@ -40,6 +45,7 @@ impl Meets {
             asked: Bucket::new(MAX_ASKED, now),
             named: Bucket::new(MAX_NAMED, now),
             taken: Bucket::new(MAX_TAKEN, now),
+            found: Bucket::new(MAX_FOUND, now),
         }
     }
 }
@@ -138,6 +144,12 @@ impl Relay {
             self.send(asker, &Message::Meet { addrs, meeting });
         }
         true
+    }
+
+    /// Whether a neighbour may be told of others once more.
+    pub(super) fn may_find(&mut self, peer: PeerId, now: Instant) -> bool {
+        let state = self.peers.get_mut(&peer);
+        state.is_some_and(|p| p.meets.found.take(FOUND, MAX_FOUND, now))
     }
 
     /// Somebody wants to be reached, a peer says. The seed, which is trusted, names places in the own network,

@@ -14,7 +14,7 @@ use crate::node::past::{BEHIND, FILL, Turn};
 use crate::node::peer::{
     FORGIVEN, GIVEN, MAX_GIVEN, MAX_MESSAGES, MAX_NONSENSE, MAX_PULLED, MESSAGES, PULLED, Peer,
 };
-use crate::node::words::{Word, Words};
+use crate::node::words::{Word, Words, names};
 use crate::node::{Action, Close, Event, PeerStats};
 use crate::piece::{Hop, Piece, Why};
 use crate::policy::Policy;
@@ -445,9 +445,18 @@ impl Relay {
 
     /// Whether a seed may say it: see [`Words`].
     pub(super) fn affords(&mut self, word: Word, now: Instant) -> bool {
-        // A tenth for headers.
-        let copy = self.stream_rate().unwrap_or_default() * 1.1;
+        let copy = self.copy();
         self.words.affords(word, self.uplink.rate(), copy, now)
+    }
+
+    /// How many viewers a seed names at a time.
+    pub(super) fn names(&self) -> usize {
+        names(self.uplink.rate(), self.copy())
+    }
+
+    /// What a copy of the stream takes, in bytes per second: a tenth for headers.
+    fn copy(&self) -> f64 {
+        self.stream_rate().unwrap_or_default() * 1.1
     }
 
     fn since(&self, from: Seq, stripe: Option<StripeId>) -> Vec<(Seq, usize)> {

@@ -8,6 +8,9 @@
 //! for eight seconds longer).
 //! Simulated with 1.2 copies and three hundred that come in ten seconds: without, one piece of a hundred
 //! is in time, for ever; with it, all or nearly all.
+//!
+//! Introductions have no share: who hears of a viewer meets it or asks again, and a seed that gave a tenth of
+//! it to them lost more by what was asked again. They are counted where viewers are named.
 
 use std::time::Instant;
 
@@ -17,10 +20,15 @@ use crate::message::MAX_CANDIDATES;
 
 /// A message's own bytes in a packet of its own.
 const PACKET: f64 = 60.0;
-/// Of a candidate; of a piece's number; of the first words with a newcomer, beside the stream's header.
+/// Of a candidate and of its introduction; of a piece's number; of the first words with a newcomer, beside the
+/// stream's header.
 const CANDIDATE: f64 = 45.0;
+const MEET: f64 = 25.0;
 const NUMBER: f64 = 8.0;
 const START: f64 = 400.0;
+/// An uplink of less copies is narrow, and so few viewers are named then.
+const NARROW: f64 = 3.0;
+const FEW: usize = 5;
 /// At once, where a share is less: so many of a kind.
 const AT_ONCE: f64 = 16.0;
 /// An uplink that carries hardly a copy has this share of it for all shares.
@@ -40,14 +48,22 @@ pub(super) enum Word {
 
 impl Word {
     /// About so many bytes, and the share that all of the kind get.
-    fn costs(self) -> (f64, f64) {
-        let candidates = CANDIDATE * MAX_CANDIDATES as f64 + PACKET;
+    fn costs(self, names: usize) -> (f64, f64) {
+        // Who hears of them wants to meet them all.
+        let candidates = PACKET + (CANDIDATE + PACKET + MEET) * names as f64;
         match self {
-            Self::Start(bytes) => (START + bytes as f64 + candidates, 0.3),
+            Self::Start(bytes) => (START + bytes as f64 + candidates, 0.45),
             Self::Candidates => (candidates, 0.18),
             Self::Nak(pieces) => (PACKET + NUMBER * pieces as f64, 0.18),
         }
     }
+}
+
+/// How many viewers are named at a time beside a copy of the stream, which takes so many bytes per second. Each
+/// of them costs an introduction, too: a narrow seed names few, and those know others.
+pub(super) fn names(uplink: Option<Bitrate>, copy: f64) -> usize {
+    let narrow = uplink.is_some_and(|rate| rate.bytes_per_second() < copy * NARROW);
+    if narrow { FEW } else { MAX_CANDIDATES }
 }
 
 /// See the module.
@@ -77,15 +93,16 @@ impl Words {
         copy: f64,
         now: Instant,
     ) -> bool {
-        let Some(uplink) = uplink.map(Bitrate::bytes_per_second) else {
+        let Some(uplink) = uplink else {
             return true;
         };
-        let (bytes, share) = word.costs();
+        let (bytes, share) = word.costs(names(Some(uplink), copy));
         let bucket = match word {
             Word::Start(_) => &mut self.starts,
             Word::Candidates => &mut self.candidates,
             Word::Nak(_) => &mut self.naks,
         };
+        let uplink = uplink.bytes_per_second();
         let rate = (uplink - copy).max(uplink * LEAST) * share;
         bucket.spend(bytes, rate, rate.max(bytes * AT_ONCE), now)
     }
@@ -113,7 +130,7 @@ mod tests {
     fn a_narrow_uplink_answers_a_share_and_a_wide_one_all() {
         let narrow = Some(Bitrate(3_300_000));
         for word in [Word::Start(100), Word::Candidates, Word::Nak(1)] {
-            let (bytes, share) = word.costs();
+            let (bytes, share) = word.costs(names(narrow, COPY));
             let beyond = narrow.map_or(0.0, Bitrate::bytes_per_second) - COPY;
             let least = 10.0 * beyond * share / bytes;
             let many = answered(word, narrow, 10_000);
@@ -129,6 +146,13 @@ mod tests {
         let now = Instant::now();
         let mut affords = || words.affords(Word::Start(100), Some(Bitrate(100_000)), COPY, now);
         assert!((0..16).all(|_| affords()) && !affords());
+    }
+
+    #[test]
+    fn a_narrow_uplink_names_few() {
+        assert_eq!(names(None, COPY), MAX_CANDIDATES);
+        assert_eq!(names(Some(Bitrate(25_000_000)), COPY), MAX_CANDIDATES);
+        assert_eq!(names(Some(Bitrate(3_300_000)), COPY), FEW);
     }
 
     #[test]

@@ -103,7 +103,8 @@ impl Seed {
     }
 
     pub(super) fn name_candidates(&mut self, peer: PeerId) {
-        let list = self.seat.candidates(peer, &mut self.relay.rng);
+        let most = self.relay.names();
+        let list = self.seat.candidates(peer, most, &mut self.relay.rng);
         if let Some(member) = self.seat.member_mut(peer) {
             member.named = true;
         }

@@ -6,7 +6,7 @@ use crate::record::Bans;
 use crate::token::Binding;
 
 /// A try to reach another viewer.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Dial {
     pub(super) id: NodeId,
     meeting: Meeting,
@@ -223,25 +223,31 @@ impl Viewer {
         let by = by.filter(there).or(self.seed.filter(there))?;
         let peer = self.new_dial();
         let meeting = self.relay.acquaintances.meeting();
-        self.dialing.insert(peer, Dial { id, meeting, by });
+        let dial = Dial { id, meeting, by };
+        self.ask_to_meet(&dial);
+        self.dialing.insert(peer, dial);
         let target = Target::Viewer { id, addr, meeting };
         self.relay.act(Action::Dial(peer, target));
-        let node = id.short();
-        self.relay.send(by, &Message::Introduce { node, meeting });
         Some(peer)
+    }
+
+    fn ask_to_meet(&mut self, dial: &Dial) {
+        let asks = Message::Introduce {
+            node: dial.id.short(),
+            meeting: dial.meeting,
+        };
+        self.relay.send(dial.by, &asks);
     }
 
     /// Who was asked for an introduction can't give it: the seed knows all that are there.
     pub(super) fn not_introduced(&mut self, by: PeerId, meeting: Meeting) {
-        let seed = self.seed.filter(|seed| *seed != by);
+        let seed = self.seed.filter(|seed| *seed != by && self.seed_welcomed);
         let mut dials = self.dialing.values_mut();
-        let Some(dial) = dials.find(|d| d.by == by && d.meeting == meeting) else {
-            return;
-        };
-        if let Some(seed) = seed.filter(|_| self.seed_welcomed) {
+        let dial = dials.find(|d| d.by == by && d.meeting == meeting);
+        if let Some((dial, seed)) = dial.zip(seed) {
             dial.by = seed;
-            let node = dial.id.short();
-            self.relay.send(seed, &Message::Introduce { node, meeting });
+            let dial = *dial;
+            self.ask_to_meet(&dial);
         }
     }
 
@@ -258,9 +264,55 @@ impl Viewer {
         }
     }
 
+    /// Asks for more viewers: the seed, which knows who has room; where it had no time for that, a neighbour.
+    fn look_for_others(&mut self, seed: PeerId, now: Instant) {
+        self.find_at = Some(now + self.find);
+        self.find = (self.find * 2).min(LONGEST_FIND);
+        let viewers = self.relay.peers.iter();
+        let viewers = viewers.filter(|(_, p)| p.ready && !p.seed && p.relays);
+        let viewers: Vec<_> = viewers.map(|(peer, _)| *peer).collect();
+        self.asked = match self.asked == Some(seed) && !viewers.is_empty() {
+            true => viewers.get(self.relay.rng.usize(..viewers.len())).copied(),
+            false => Some(seed),
+        };
+        if let Some(asked) = self.asked {
+            self.relay.send(asked, &Message::Find);
+        }
+    }
+
+    /// A neighbour names some of those that it was asked for: its own neighbours.
+    pub(super) fn named_by(&mut self, peer: PeerId, list: Vec<Candidate>, now: Instant) {
+        if self.asked.take_if(|asked| *asked == peer).is_none() {
+            return;
+        }
+        for candidate in list.into_iter().take(MAX_HINTED) {
+            self.suggested(Some(candidate), Some(peer), now);
+        }
+    }
+
+    /// Another viewer looks for others.
+    pub(super) fn name_neighbours(&mut self, asker: PeerId, now: Instant) {
+        if !self.relay.may_find(asker, now) {
+            return;
+        }
+        let viewers = self.relay.peers.iter();
+        let mut list: Vec<_> = viewers
+            .filter(|(peer, p)| **peer != asker && p.ready && !p.seed && p.relays)
+            .map(|(peer, p)| (p.have.spare, *peer))
+            .collect();
+        self.relay.rng.shuffle(&mut list);
+        list.sort_by_key(|(spare, _)| std::cmp::Reverse(*spare));
+        let list = list.into_iter().take(MAX_HINTED);
+        let list = list
+            .filter_map(|(_, peer)| self.relay.candidate(peer))
+            .collect();
+        self.relay.send(asker, &Message::Candidates(list));
+    }
+
     pub(super) fn candidates(&mut self, mut list: Vec<Candidate>, now: Instant) {
         list.truncate(MAX_CANDIDATES);
         list.retain(|c| may_name(c.addr, self.seen_at));
+        self.asked = None;
         self.book.named(&list, self.relay.me, now);
         self.meet(now);
     }
@@ -376,9 +428,7 @@ impl Viewer {
         }
         let due = self.find_at.is_none_or(|at| at <= now);
         if let Some(seed) = self.seed.filter(|_| short && due && self.seed_welcomed) {
-            self.relay.send(seed, &Message::Find);
-            self.find_at = Some(now + self.find);
-            self.find = (self.find * 2).min(LONGEST_FIND);
+            self.look_for_others(seed, now);
         } else if !short {
             self.find = FIND;
         }
@@ -444,9 +494,7 @@ impl Viewer {
                 self.relay.close(*peer, Close::Done);
             }
         }
-        self.relay.send(seed, &Message::Find);
-        self.find_at = Some(now + self.find);
-        self.find = (self.find * 2).min(LONGEST_FIND);
+        self.look_for_others(seed, now);
     }
 
     pub(super) fn find_seed(&mut self, now: Instant) {
@@ -454,9 +502,10 @@ impl Viewer {
             let Some(state) = self.relay.peers.get(&seed) else {
                 return;
             };
-            let again = match self.parents.at_rest(now) {
-                true => contact(self.grid() * RESTED),
-                false => SEED_PING,
+            let again = match self.started {
+                None => WAITING_PING,
+                Some(_) if self.parents.at_rest(now) => contact(self.grid() * RESTED),
+                Some(_) => contact(self.grid()),
             };
             if state.unanswered(now) > SEED_SILENCE {
                 self.relay.close(seed, Close::Silent);

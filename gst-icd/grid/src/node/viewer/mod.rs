@@ -52,7 +52,9 @@ const FULL_QUEUE: Duration = Duration::from_millis(60);
 const FULL: Duration = Duration::from_millis(200);
 /// What it can give changed: newcomers may wait for it.
 const REPORT_SOON: Duration = Duration::from_millis(250);
-const SEED_PING: Duration = Duration::from_secs(1);
+/// Who waits for the stream to begin has no use for its clock yet, and a crowd that waits shall not be what the
+/// seed is busy with.
+const WAITING_PING: Duration = Duration::from_secs(4);
 /// Where every stripe comes as it should, it is pinged as if the grid had so many times the viewers:
 /// the clock has its samples, and the answers to all are a tenth of what a seed of one copy has.
 const RESTED: usize = 2;
@@ -116,6 +118,8 @@ pub(super) struct Viewer {
     former_epoch: Option<(Epoch, Instant)>,
     book: Candidates,
     dialing: BTreeMap<PeerId, Dial>,
+    /// Who was asked for others, and has not answered.
+    asked: Option<PeerId>,
     /// Where the seed sees this node.
     seen_at: Option<SocketAddr>,
     /// Of these: those that a neighbour named.
@@ -204,6 +208,7 @@ impl Viewer {
             former_epoch: None,
             book: Candidates::default(),
             dialing: BTreeMap::new(),
+            asked: None,
             seen_at: None,
             hinted: BTreeSet::new(),
             probe: probe::Probe::default(),
@@ -332,6 +337,8 @@ impl Viewer {
             Message::Beacon(signed) => self.beacon(peer, &signed, now),
             Message::Bans(signed) => self.bans(peer, signed, now),
             Message::Candidates(list) if seed => self.candidates(list, now),
+            Message::Candidates(list) => self.named_by(peer, list, now),
+            Message::Find => self.name_neighbours(peer, now),
             Message::Ticket(ticket) if seed => {
                 self.renew(peer, ticket, now);
             }
