@@ -27,7 +27,7 @@ const MEET: f64 = 25.0;
 const NUMBER: f64 = 8.0;
 const START: f64 = 400.0;
 /// An uplink of less copies is narrow, and so few viewers are named then.
-const NARROW: f64 = 3.0;
+const NARROW: f64 = 2.0;
 const FEW: usize = 5;
 /// At once, where a share is less: so many of a kind.
 const AT_ONCE: f64 = 16.0;

@@ -40,6 +40,8 @@ impl Viewer {
     pub(super) fn tell_maps(&mut self, now: Instant) {
         let heads = self.relay.window.heads(self.relay.stripes());
         let room = self.relay.children.spare() > 0;
+        // There all ask each other, when somebody vanishes.
+        let small = self.grid() <= SMALL;
         let troubled = self.relay.window.lacks(&heads) || !self.parents.at_rest(now);
         let due = |(peer, p): &(&PeerId, &Peer)| {
             let fed = self.relay.children.stripes_of(**peer).next().is_some();
@@ -48,6 +50,7 @@ impl Viewer {
                 (true, true) => HAVE_NEWS,
                 (true, false) => HAVE_NEWS * 2,
                 (false, true) => HAVE_FAMILY,
+                (false, false) if small => HAVE_FAMILY,
                 (false, false) => HAVE_OTHERS,
             };
             p.ready && !p.seed && now.saturating_duration_since(p.told_have) >= again

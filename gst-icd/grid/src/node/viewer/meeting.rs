@@ -389,6 +389,13 @@ impl Viewer {
         known.unwrap_or(SenderTime(0)) <= ticket.expires
     }
 
+    /// How many others are worth a connection that is not needed now: more in a small grid, since whoever loses a
+    /// parent far away has no time to be introduced.
+    fn warm(&self) -> usize {
+        let few = self.grid() <= SMALL;
+        if few { WARM * 2 } else { WARM }
+    }
+
     /// Keeps some connections to other viewers warm.
     pub(super) fn meet(&mut self, now: Instant) {
         let alone = self.settings.seed_only;
@@ -408,7 +415,7 @@ impl Viewer {
             .parents
             .feeds()
             .any(|(_, f)| f.leased() || f.parent().is_none());
-        let warm = if lacks { WARM * 2 } else { WARM };
+        let warm = if lacks { WARM * 2 } else { self.warm() };
         let left = self.settings.max_peers.saturating_sub(self.viewers());
         let wanted = warm.saturating_sub(viewers).min(left);
         if wanted == 0 {
@@ -451,11 +458,11 @@ impl Viewer {
                 && now.saturating_duration_since(p.since) > IDLE
         };
         let mut idle: Vec<_> = self.relay.peers.iter().filter(idle).collect();
-        if idle.len() <= WARM {
+        let surplus = idle.len().saturating_sub(self.warm());
+        if surplus == 0 {
             return;
         }
         idle.sort_by_key(|(peer, p)| (p.have.spare, p.since, **peer));
-        let surplus = idle.len() - WARM;
         let surplus: Vec<_> = idle.iter().take(surplus).map(|(peer, _)| **peer).collect();
         for peer in surplus {
             self.relay.close(peer, Close::Done);

@@ -64,6 +64,8 @@ const REDIAL: Duration = Duration::from_millis(100);
 const LONGEST_REDIAL: Duration = Duration::from_secs(1);
 /// Warm connections to other viewers (notes on transport: at most six).
 const WARM: usize = 6;
+/// Up to so many viewers a grid is a small one, and nobody far away for long.
+const SMALL: usize = 50;
 /// Others are closed when nobody has used them for so long ...
 const IDLE: Duration = Duration::from_secs(10);
 /// ... which is looked for this often.

@@ -274,8 +274,8 @@ impl Viewer {
                     let above = feed.and_then(|f| f.above()).cloned();
                     if feed.is_some_and(|f| f.parent().is_none()) {
                         self.orphans.entry(stripe).or_insert((id, now));
-                        let lives = !self.parents.is_dead(peer);
-                        self.suggested(above, Some(peer).filter(|_| lives), now);
+                        // Who is left may answer nothing any more; the seed knows both.
+                        self.suggested(above, None, now);
                     }
                     self.relay
                         .send(peer, &Message::Unsubscribe { stripe, from });
