@@ -1,18 +1,21 @@
 //! Hosts far apart: network namespaces, and a switch between them with delay, loss and rates.
 //!
 //! Every host has a TUN device; what it sends goes through its uplink (a queue that drains at its
-//! rate and drops what does not fit), may be lost, takes its time, and arrives. Everything is
-//! made in namespaces of the test's own, which go with it.
+//! rate and drops what does not fit), may be lost, takes its time, and arrives. Hosts may sit behind
+//! NATs, which the switch is, too. Everything is made in namespaces of the test's own, which go with it.
 
 use std::collections::BinaryHeap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use icd_sim::nat::{Kind, Nat};
 use tun_rs::{DeviceBuilder, SyncDevice};
+
+use crate::packet::{ends, readdress};
 
 /// A packet that would wait longer in the uplink's queue is dropped, as in a modem.
 const QUEUE: Duration = Duration::from_millis(150);
@@ -70,6 +73,8 @@ pub struct Line {
 
 struct Host {
     line: Line,
+    address: Ipv4Addr,
+    home: Option<usize>,
     device: SyncDevice,
     sent: AtomicU64,
     dropped: AtomicU64,
@@ -81,16 +86,27 @@ impl std::fmt::Debug for Host {
     }
 }
 
+/// All hosts, and the NATs that some are behind.
+#[derive(Debug)]
+struct Net {
+    hosts: Vec<Host>,
+    homes: Vec<Mutex<Nat>>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Lab {
-    hosts: Arc<Vec<Host>>,
+    net: Arc<Net>,
 }
+
+/// A NAT that a packet has to pass at the end.
+type Door = (usize, SocketAddr);
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Flying {
     at: std::cmp::Reverse<Instant>,
     to: usize,
+    door: Option<Door>,
     packet: Vec<u8>,
 }
 
@@ -106,9 +122,19 @@ fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
-/// The address of a host.
+/// The address of a host that all reach.
 pub fn address(host: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, host as u8 + 1)
+}
+
+/// That of a NAT.
+fn outside_of(home: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 1, home as u8 + 1)
+}
+
+/// What stays within a home: in all of them it is the same network, as it is in homes.
+fn is_inner(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V4(ip) if ip.octets()[..3] == [192, 168, 1])
 }
 
 /// A command in a host's namespace.
@@ -125,59 +151,126 @@ impl Lab {
     ///
     /// Without the right to make TUN devices.
     pub fn new(lines: &[Line]) -> Self {
-        let hosts = lines.iter().enumerate().map(|(n, line)| {
+        let lines: Vec<_> = lines.iter().map(|line| (*line, None)).collect();
+        Self::with_homes(&lines, &[])
+    }
+
+    /// Builds hosts of which some are in homes, by their numbers, and the homes' NATs.
+    ///
+    /// # Panics
+    ///
+    /// Without the right to make TUN devices.
+    pub fn with_homes(lines: &[(Line, Option<usize>)], homes: &[Kind]) -> Self {
+        let hosts = lines.iter().enumerate().map(|(n, (line, home))| {
             let name = format!("icd{n}");
             let device = DeviceBuilder::new().name(&name).build_sync();
             let device = device.expect("a TUN device (needs /dev/net/tun)");
             ip(&format!("netns add host{n}"));
             ip(&format!("link set {name} netns host{n}"));
             ip(&format!("-n host{n} link set lo up"));
+            let (address, bits) = match home {
+                Some(_) => (Ipv4Addr::new(192, 168, 1, n as u8 + 1), 24),
+                None => (address(n), 16),
+            };
             ip(&format!(
-                "-n host{n} address add {}/24 dev {name}",
-                address(n)
+                "-n host{n} address add {address}/{bits} dev {name}"
             ));
             ip(&format!("-n host{n} link set {name} up"));
+            if home.is_some() {
+                ip(&format!("-n host{n} route add default dev {name}"));
+            }
             Host {
                 line: *line,
+                address,
+                home: *home,
                 device,
                 sent: AtomicU64::new(0),
                 dropped: AtomicU64::new(0),
             }
         });
-        let hosts: Arc<Vec<_>> = Arc::new(hosts.collect());
+        let nats = homes.iter().enumerate();
+        let nats = nats.map(|(n, kind)| Mutex::new(Nat::new(*kind, outside_of(n).into())));
+        let net = Arc::new(Net {
+            hosts: hosts.collect(),
+            homes: nats.collect(),
+        });
         let air = Arc::new(Air::default());
-        for n in 0..hosts.len() {
-            let (hosts, air) = (hosts.clone(), air.clone());
-            std::thread::spawn(move || uplink(n, &hosts, &air));
+        for n in 0..net.hosts.len() {
+            let (net, air) = (net.clone(), air.clone());
+            std::thread::spawn(move || uplink(n, &net, &air));
         }
-        let (flown, air) = (hosts.clone(), air);
+        let (flown, air) = (net.clone(), air);
         std::thread::spawn(move || land(&flown, &air));
-        Self { hosts }
+        Self { net }
     }
 
     /// What left a host's uplink, in bytes of IP packets, and packets that its queue dropped.
     pub fn sent(&self, host: usize) -> (u64, u64) {
-        let host = &self.hosts[host];
+        let host = &self.net.hosts[host];
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         (read(&host.sent), read(&host.dropped))
     }
 }
 
-fn uplink(n: usize, hosts: &[Host], air: &Air) {
-    let me = &hosts[n];
+impl Net {
+    fn nat(&self, home: usize) -> MutexGuard<'_, Nat> {
+        self.homes[home].lock().expect("no panic elsewhere")
+    }
+
+    fn host(&self, home: Option<usize>, ip: IpAddr) -> Option<usize> {
+        let is = |host: &Host| host.home == home && IpAddr::from(host.address) == ip;
+        self.hosts.iter().position(is)
+    }
+
+    /// To which host a packet goes, and the NAT that it has to pass there. On its way out it passes its own.
+    fn route(&self, n: usize, packet: &mut [u8]) -> Option<(usize, Option<Door>)> {
+        let (from, to) = ends(packet)?;
+        let home = self.hosts[n].home;
+        if is_inner(to.ip()) {
+            let other = home.and_then(|home| self.host(Some(home), to.ip()));
+            return other.map(|other| (other, None));
+        }
+        let from = match home {
+            Some(home) => self.nat(home).out(from, to),
+            None => from,
+        };
+        readdress(packet, from, to);
+        if let Some(other) = self.host(None, to.ip()) {
+            return Some((other, None));
+        }
+        let door = (0..self.homes.len()).find(|n| IpAddr::from(outside_of(*n)) == to.ip())?;
+        let nat = self.nat(door);
+        if home == Some(door) && !nat.hairpins() {
+            return None;
+        }
+        let inner = nat.whose(to.port())?;
+        let other = self.host(Some(door), inner.ip())?;
+        Some((other, Some((door, inner))))
+    }
+
+    /// Whether a packet is let in at the end, and its last address then.
+    fn passes(&self, packet: &mut [u8], door: Option<Door>) -> bool {
+        let (Some((home, inner)), Some((from, to))) = (door, ends(packet)) else {
+            return true;
+        };
+        if !self.nat(home).lets_in(to.port(), from) {
+            return false;
+        }
+        readdress(packet, from, inner);
+        true
+    }
+}
+
+fn uplink(n: usize, net: &Net, air: &Air) {
+    let me = &net.hosts[n];
     let mut rng = fastrand::Rng::with_seed(n as u64);
     let mut free_at = Instant::now();
     let mut buffer = [0; 2048];
     // Until the device goes with the process.
     while let Ok(len) = me.device.recv(&mut buffer) {
-        let packet = &buffer[..len];
-        // IPv4 only; the destination's last byte names the host.
-        let Some(to) = packet
-            .get(19)
-            .filter(|_| packet[0] >> 4 == 4 && packet[16..19] == [10, 77, 0])
-            .and_then(|last| usize::from(*last).checked_sub(1))
-            .filter(|to| *to < hosts.len())
-        else {
+        let packet = &mut buffer[..len];
+        // UDP over IPv4 only.
+        let Some((to, door)) = net.route(n, packet) else {
             continue;
         };
         let now = Instant::now();
@@ -191,24 +284,32 @@ fn uplink(n: usize, hosts: &[Host], air: &Air) {
         if rng.f64() < me.line.loss {
             continue;
         }
-        let at = std::cmp::Reverse(free_at + me.line.delay + hosts[to].line.delay);
+        let delay = me.line.delay + net.hosts[to].line.delay;
+        let at = std::cmp::Reverse(free_at + delay);
         let packet = packet.to_vec();
         let mut flying = air.flying.lock().expect("no panic elsewhere");
-        flying.push(Flying { at, to, packet });
+        flying.push(Flying {
+            at,
+            to,
+            door,
+            packet,
+        });
         air.more.notify_one();
     }
 }
 
-fn land(hosts: &[Host], air: &Air) {
+fn land(net: &Net, air: &Air) {
     let mut flying = air.flying.lock().expect("no panic elsewhere");
     loop {
         let now = Instant::now();
         let wait = match flying.peek() {
             Some(first) if first.at.0 <= now => {
-                let first = flying.pop().expect("it was there");
+                let mut first = flying.pop().expect("it was there");
                 drop(flying);
-                // A host whose device is gone takes nothing.
-                let _ = hosts[first.to].device.send(&first.packet);
+                if net.passes(&mut first.packet, first.door) {
+                    // A host whose device is gone takes nothing.
+                    let _ = net.hosts[first.to].device.send(&first.packet);
+                }
                 flying = air.flying.lock().expect("no panic elsewhere");
                 continue;
             }

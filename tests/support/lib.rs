@@ -6,6 +6,8 @@ pub mod crowd;
 #[cfg(target_os = "linux")]
 pub mod lab;
 pub mod ordeal;
+#[cfg(target_os = "linux")]
+pub mod packet;
 pub mod processes;
 pub mod starts;
 

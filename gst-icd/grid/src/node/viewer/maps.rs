@@ -50,7 +50,7 @@ impl Viewer {
                 (true, true) => HAVE_NEWS,
                 (true, false) => HAVE_NEWS * 2,
                 (false, true) => HAVE_FAMILY,
-                (false, false) if small => HAVE_FAMILY,
+                (false, false) if small => HAVE_OTHERS / 2,
                 (false, false) => HAVE_OTHERS,
             };
             p.ready && !p.seed && now.saturating_duration_since(p.told_have) >= again
