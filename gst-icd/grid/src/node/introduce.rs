@@ -106,6 +106,11 @@ pub(super) fn may_name(addr: SocketAddr, seen_at: Option<SocketAddr>) -> bool {
     !nobody && (own || !is_local(ip))
 }
 
+/// Whether a viewer may say that it is there in its own network: its neighbours are sent there by the seed.
+pub(super) fn may_be_home(addr: &SocketAddr) -> bool {
+    is_local(addr.ip()) && !addr.ip().is_loopback() && addr.port() != 0
+}
+
 impl Relay {
     /// The connection to the node with this short.
     pub(super) fn acquainted(&self, short: u64) -> Option<PeerId> {
@@ -201,6 +206,13 @@ mod tests {
             assert!(!may(addr, "10.0.0.5:1"), "{addr}");
         }
         assert!(!may_name("10.0.0.1:1".parse().unwrap(), None));
+    }
+
+    #[test]
+    fn nobody_is_at_home_at_a_public_address_or_on_the_others_machine() {
+        let may = |addr: &str| may_be_home(&addr.parse().unwrap());
+        assert!(may("192.168.1.7:7423") && may("[fd00::7]:7423"));
+        assert!(!may("198.51.100.7:443") && !may("127.0.0.1:80") && !may("10.0.0.1:0"));
     }
 
     #[test]

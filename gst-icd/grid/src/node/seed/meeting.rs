@@ -1,6 +1,7 @@
 //! Viewers that come: hello, admission, tickets.
 
 use super::*;
+use crate::node::introduce::may_be_home;
 
 /// The longest latency is told in steps of this.
 const LATENCY_STEP_MS: u32 = 100;
@@ -188,7 +189,7 @@ impl Seed {
         };
         state.ready = true;
         state.relays = hello.relay;
-        state.lan = hello.lan;
+        state.lan = hello.lan.filter(may_be_home);
         let (id, addr) = (state.id, state.addr);
         let welcome = Welcome {
             version: VERSION,
