@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use gst_icd_suite::lab::{self, Lab, Line};
+use gst_icd_suite::nat::Kind;
 use gst_icd_suite::processes::{Film, GST_LAUNCH, Launched, Scratch};
 use gst_icd_suite::{init, until};
-use icd_sim::nat::Kind;
 
 /// What the seed may send, in copies of the stream. There are six viewers.
 const SEED: f64 = 3.0;

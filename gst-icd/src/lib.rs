@@ -7,6 +7,8 @@
 
 mod access;
 mod application;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod icdsink;
 pub mod icdsrc;
 mod media;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use icd_sim::nat::{Kind, Nat};
+use crate::nat::{Kind, Nat};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use crate::packet::{ends, readdress};

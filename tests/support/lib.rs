@@ -5,6 +5,10 @@ pub mod account;
 pub mod crowd;
 #[cfg(target_os = "linux")]
 pub mod lab;
+/// The simulator's: itself, so that who builds the demo builds no simulator.
+#[cfg(target_os = "linux")]
+#[path = "../../gst-icd/sim/src/nat.rs"]
+pub mod nat;
 pub mod ordeal;
 #[cfg(target_os = "linux")]
 pub mod packet;

@@ -11,7 +11,7 @@ pub mod pictures;
 mod quic;
 pub mod results;
 pub mod scenario;
-mod seal;
+pub mod seal;
 pub mod settings;
 pub mod stage;
 pub mod traffic;

@@ -10,7 +10,7 @@ pub(crate) const VERIFY: Duration = Duration::from_micros(60);
 
 /// Both halves of a key: who can verify can sign, and nobody here does.
 #[derive(Debug, Clone)]
-pub(crate) struct Seal(pub(crate) StreamKey);
+pub struct Seal(pub StreamKey);
 
 impl Seal {
     fn of(&self, context: Context, message: &[u8]) -> [u8; SIGNATURE_BYTES] {

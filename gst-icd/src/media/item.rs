@@ -69,8 +69,19 @@ impl State {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        postcard::from_bytes(bytes).ok()
+        let state: Self = postcard::from_bytes(bytes).ok()?;
+        let names = [&state.caps, &state.stream_name].into_iter();
+        let good = names
+            .chain(&state.tags)
+            .chain(&state.sticky)
+            .all(|text| is_c_string(text));
+        good.then_some(state)
     }
+}
+
+/// GLib takes no other, and its bindings panic.
+fn is_c_string(text: &str) -> bool {
+    !text.contains('\0')
 }
 
 /// One item, encoded. The data are copied once, here.
@@ -179,6 +190,11 @@ fn length(bytes: &[u8]) -> Result<Option<usize>, BadItem> {
 
 fn split(item: Bytes) -> Result<(Head, Bytes), BadItem> {
     let (head, rest) = postcard::take_from_bytes(&item).map_err(|_| BadItem)?;
+    if let Head::Event { structure, .. } = &head
+        && !is_c_string(structure)
+    {
+        return Err(BadItem);
+    }
     let data = item.slice(item.len() - rest.len()..);
     Ok((head, data))
 }

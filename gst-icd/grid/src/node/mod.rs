@@ -1,6 +1,7 @@
 //! Wires the rooms of the grid together; no policy of its own.
 
 mod bans;
+mod headers;
 mod introduce;
 mod past;
 mod peer;

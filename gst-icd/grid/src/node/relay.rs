@@ -9,6 +9,7 @@ use crate::cutter::Format;
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
 use crate::message::{BadMessage, Candidate, Have, MAX_HOLES, MAX_PULL, Message};
 use crate::node::bans::Banned;
+use crate::node::headers::Headers;
 use crate::node::introduce::Acquaintances;
 use crate::node::past::{BEHIND, FILL, Turn};
 use crate::node::peer::{
@@ -52,9 +53,6 @@ const SLOT_OVERHEAD: f64 = 1.1;
 const SILENT_CHILD: Duration = Duration::from_millis(250);
 /// A connection that says no hello for so long is closed.
 const HELLO: Duration = Duration::from_secs(5);
-/// Header versions that are kept, of at most 256 KiB each: those that the window's pieces name,
-/// as long as there are no more. Caps and tags change seldom.
-pub(super) const MAX_HEADERS: usize = 64;
 
 /// What a subscription tells of the asker.
 #[derive(Debug)]
@@ -76,7 +74,7 @@ pub(super) struct Relay {
     pub(super) window: Window,
     pub(super) children: Children,
     pub(super) uplink: Uplink,
-    pub(super) headers: BTreeMap<u32, (Signed<StreamHeader>, StreamHeader)>,
+    pub(super) headers: Headers,
     pub(super) banned: Banned,
     pub(super) rng: fastrand::Rng,
     pub(super) policy: Policy,
@@ -109,7 +107,7 @@ impl Relay {
             window: Window::new(bounds),
             children: Children::default(),
             uplink,
-            headers: BTreeMap::new(),
+            headers: Headers::default(),
             banned: Banned::default(),
             rng: fastrand::Rng::with_seed(random),
             policy: Policy::default(),
@@ -287,7 +285,7 @@ impl Relay {
 
     /// Bytes per second of the stream's pieces, once they are known.
     fn stream_rate(&self) -> Option<f64> {
-        let newest = self.headers.last_key_value().map(|(_, (_, h))| h);
+        let newest = self.headers.newest().map(|(_, header)| header);
         let told = newest.map(|h| f64::from(h.bytes_per_second) * 1.03);
         self.window.rate().or(told)
     }
@@ -538,7 +536,7 @@ impl Relay {
     }
 
     fn give_header(&mut self, peer: PeerId, version: u32, now: Instant) {
-        let Some((signed, header)) = self.header(version) else {
+        let Some((signed, header)) = self.headers.get(version) else {
             return;
         };
         let (message, version) = (Message::Header(signed.clone()), header.version);
@@ -592,35 +590,14 @@ impl Relay {
     }
 
     /// Keeps a verified header; true if it is new.
+    /// True if the others want it, too: see [`Headers::learn`].
     pub(super) fn learn_header(
         &mut self,
         signed: Signed<StreamHeader>,
         header: StreamHeader,
     ) -> bool {
-        if self.headers.contains_key(&header.version) {
-            return false;
-        }
-        self.headers.insert(header.version, (signed, header));
-        self.trim_headers();
-        true
-    }
-
-    fn trim_headers(&mut self) {
         let oldest = self.window.oldest_header().unwrap_or(0);
-        let newest = self.headers.last_key_value().map_or(0, |(v, _)| *v);
-        self.headers.retain(|v, _| *v >= oldest || *v == newest);
-        while self.headers.len() > MAX_HEADERS {
-            self.headers.pop_first();
-        }
-    }
-
-    /// What holds for pieces that name this version, or, where it is gone, the next one: each
-    /// says everything, so that only the place of a change is lost.
-    pub(super) fn header(&self, version: u32) -> Option<&(Signed<StreamHeader>, StreamHeader)> {
-        self.headers
-            .range(version..)
-            .next()
-            .map(|(_, header)| header)
+        self.headers.learn((signed, header), oldest)
     }
 
     pub(super) fn have(&mut self, now: Instant) -> Have {

@@ -47,8 +47,8 @@ impl Seed {
 
     /// What is said to a newcomer before its first piece.
     fn first_words(&self) -> Word {
-        let newest = self.relay.headers.last_key_value();
-        let header = newest.map_or(0, |(_, (signed, _))| signed.bytes());
+        let newest = self.relay.headers.newest();
+        let header = newest.map_or(0, |(signed, _)| signed.bytes());
         Word::Start(header + self.relay.banned.bytes())
     }
 
@@ -147,7 +147,8 @@ impl Seed {
         };
         let Some((header, version)) = self
             .relay
-            .header(version)
+            .headers
+            .get(version)
             .map(|(signed, header)| (signed.clone(), header.version))
         else {
             return true;
@@ -179,8 +180,8 @@ impl Seed {
         let newer: Vec<_> = self
             .relay
             .headers
-            .range(version + 1..)
-            .map(|(_, h)| h.0.clone())
+            .after(version + 1)
+            .map(|(signed, _)| signed.clone())
             .collect();
         for header in newer {
             self.relay.send(peer, &Message::Header(header));

@@ -297,8 +297,8 @@ impl Viewer {
             }
             Input::Live => {
                 let clock = self.clock.mapping();
-                let headers = self.relay.headers.last_key_value();
-                let own_timeline = headers.is_some_and(|(_, (_, header))| header.own_timeline);
+                let newest = self.relay.headers.newest();
+                let own_timeline = newest.is_some_and(|(_, header)| header.own_timeline);
                 let window = &self.relay.window;
                 self.playout.go_live(window, own_timeline, clock, now);
             }
@@ -537,12 +537,9 @@ impl Viewer {
             self.relay.nonsense(peer, now);
             return;
         };
-        if header.epoch == self.relay.epoch {
-            let version = header.version;
-            if self.relay.learn_header(signed.clone(), header) && version > 0 {
-                for child in self.relay.children.all() {
-                    self.relay.send(child, &Message::Header(signed.clone()));
-                }
+        if header.epoch == self.relay.epoch && self.relay.learn_header(signed.clone(), header) {
+            for child in self.relay.children.all() {
+                self.relay.send(child, &Message::Header(signed.clone()));
             }
         }
     }
@@ -663,11 +660,12 @@ impl Viewer {
     }
 
     pub(super) fn poll_media(&mut self, now: Instant) -> Option<Media> {
+        // Whatever ends play, it asks for no time again that has passed.
+        self.wake_media = None;
         if self.refused {
             return None;
         }
         let clock = self.clock.mapping()?;
-        self.wake_media = None;
         loop {
             match self.playout.next(&self.relay.window, Some(clock), now) {
                 Next::Play { piece, discont } => {
@@ -680,11 +678,11 @@ impl Viewer {
                     });
                 }
                 Next::Header(version) => {
-                    let here = self.relay.headers.contains_key(&version);
+                    let here = self.relay.headers.has(version);
                     if !here && !self.need_header(version, now) {
                         return None;
                     }
-                    let Some((_, header)) = self.relay.header(version) else {
+                    let Some((_, header)) = self.relay.headers.get(version) else {
                         self.playout.skip();
                         continue;
                     };
@@ -719,7 +717,7 @@ impl Viewer {
         let due = self
             .playout
             .due(position, &self.relay.window, self.clock.mapping());
-        let later = self.relay.header(version).is_some();
+        let later = self.relay.headers.get(version).is_some();
         let patience = if later { Duration::ZERO } else { SETTLE };
         if due.is_some_and(|due| due + patience <= now) {
             return true;
