@@ -5,13 +5,12 @@
 //! stopped, and another with the same uplink joins. Every buffer of every viewer is laid against what
 //! was sent. The table goes into `docs/results.md`, between the two marks that name this command.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gst_icd_suite::crowd::{self, Sent, Totals, VIEWER, Viewer};
-use gst_icd_suite::init;
+use gst_icd_suite::{init, results};
 
 const VIEWERS: usize = 30;
 /// What the seed may send, in copies of the stream.
@@ -30,7 +29,6 @@ const APART: Duration = Duration::from_millis(500);
 /// After them, before the first is taken.
 const SETTLE: Duration = Duration::from_secs(10);
 const BITRATE: u32 = 2400;
-const MARKS: [&str; 2] = ["<!-- ./icd bench grid -->", "<!-- end of it -->"];
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(VIEWER) {
@@ -265,13 +263,5 @@ fn show(table: &str, seconds: u64) -> Result<(), String> {
     if seconds < WHOLE {
         return Ok(());
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/results.md");
-    let name = path.display();
-    let text = std::fs::read_to_string(&path).map_err(|e| format!("{name}: {e}"))?;
-    let parts = text
-        .split_once(MARKS[0])
-        .and_then(|(head, rest)| Some((head, rest.split_once(MARKS[1])?.1)));
-    let (head, tail) = parts.ok_or(format!("{name}: the marks for the table are gone"))?;
-    let text = format!("{head}{}\n{table}{}{tail}", MARKS[0], MARKS[1]);
-    std::fs::write(&path, text).map_err(|e| format!("{name}: {e}"))
+    results::keep("./icd bench grid", table)
 }

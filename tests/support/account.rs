@@ -76,8 +76,21 @@ const RUN: usize = 8;
 /// Headers that the caps hold come first, and were sent long ago.
 const HEADERS: usize = 4;
 
-/// Lays `got` against `sent`. Whatever of `sent` comes before `due` should have arrived.
-pub fn account(sent: &[u64], got: &[u64], due: usize) -> Account {
+/// Which of `sent` did not come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Laid {
+    /// Where in what was sent it began.
+    pub first: usize,
+    /// Behind the last that came.
+    pub end: usize,
+    /// Between the two, and not received.
+    pub lost: Vec<usize>,
+    /// See [`Account::foreign`].
+    pub foreign: usize,
+}
+
+/// Lays `got` against `sent`; none if it has nothing of it.
+pub fn lay(sent: &[u64], got: &[u64]) -> Option<Laid> {
     let begins = |got: &[u64]| {
         let run = got
             .get(..RUN.min(got.len()))
@@ -86,27 +99,38 @@ pub fn account(sent: &[u64], got: &[u64], due: usize) -> Account {
         sent.windows(run.len()).rposition(|here| here == run)
     };
     let begin = (0..=HEADERS.min(got.len())).find_map(|n| Some((n, begins(&got[n..])?)));
-    let Some((headers, first)) = begin else {
-        return Account {
+    let (headers, first) = begin?;
+    let mut laid = Laid {
+        first,
+        end: first,
+        lost: Vec::new(),
+        foreign: 0,
+    };
+    for print in &got[headers..] {
+        match sent[laid.end..].iter().position(|s| s == print) {
+            Some(skipped) => {
+                laid.lost.extend(laid.end..laid.end + skipped);
+                laid.end += skipped + 1;
+            }
+            None => laid.foreign += 1,
+        }
+    }
+    Some(laid)
+}
+
+/// Lays `got` against `sent`. Whatever of `sent` comes before `due` should have arrived.
+pub fn account(sent: &[u64], got: &[u64], due: usize) -> Account {
+    match lay(sent, got) {
+        Some(laid) => Account {
+            lost: laid.lost.len() + due.saturating_sub(laid.end),
+            foreign: laid.foreign,
+            first: Some(laid.first),
+        },
+        None => Account {
             lost: 0,
             foreign: got.len(),
             first: None,
-        };
-    };
-    let (mut at, mut lost, mut foreign) = (first, 0, 0);
-    for print in &got[headers..] {
-        match sent[at..].iter().position(|s| s == print) {
-            Some(skipped) => {
-                lost += skipped;
-                at += skipped + 1;
-            }
-            None => foreign += 1,
-        }
-    }
-    Account {
-        lost: lost + due.saturating_sub(at),
-        foreign,
-        first: Some(first),
+        },
     }
 }
 

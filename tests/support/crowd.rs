@@ -19,7 +19,7 @@ const DUE: Duration = Duration::from_secs(3);
 const BEGUN: Duration = Duration::from_secs(8);
 
 /// Nanoseconds of a clock that all processes of a machine share.
-fn clock() -> u64 {
+pub fn clock() -> u64 {
     gst::get_timestamp().nseconds()
 }
 
@@ -38,6 +38,16 @@ fn watch(pad: &gst::Pad, each: impl Fn(u64, usize) + Send + Sync + 'static) {
             _ => {}
         }
         gst::PadProbeReturn::Ok
+    });
+}
+
+/// Prints `b FINGERPRINT TIME` for each buffer that passes a pad.
+pub fn tell(pad: &gst::Pad) {
+    watch(pad, |print, _| {
+        // Nobody listens: who started it was killed.
+        if writeln!(std::io::stdout(), "b {print:x} {}", clock()).is_err() {
+            std::process::exit(1);
+        }
     });
 }
 
@@ -82,12 +92,7 @@ pub fn viewer() -> ExitCode {
         return ExitCode::FAILURE;
     };
     if let Some(pad) = src.static_pad("src") {
-        watch(&pad, |print, _| {
-            // Nobody listens: who started it was killed.
-            if writeln!(std::io::stdout(), "b {print:x} {}", clock()).is_err() {
-                std::process::exit(1);
-            }
-        });
+        tell(&pad);
     }
     if pipeline.set_state(gst::State::Playing).is_err() {
         return ExitCode::FAILURE;
@@ -101,6 +106,16 @@ pub fn viewer() -> ExitCode {
             Some(gst::MessageView::Error(e)) => {
                 let _ = writeln!(std::io::stdout(), "e {}", e.error());
                 break;
+            }
+            // The broadcaster may come again.
+            Some(gst::MessageView::Eos(_)) if window == "again" => {
+                let again = [gst::State::Null, gst::State::Playing];
+                if again
+                    .iter()
+                    .any(|state| pipeline.set_state(*state).is_err())
+                {
+                    return ExitCode::FAILURE;
+                }
             }
             Some(gst::MessageView::Eos(_)) => break,
             Some(gst::MessageView::Latency(_)) => {
@@ -176,8 +191,8 @@ pub struct Figures {
 pub struct Log {
     /// Fingerprints of the buffers that it played.
     pub buffers: Vec<u64>,
-    /// When they came.
-    times: Vec<u64>,
+    /// When they came, by [`clock`].
+    pub times: Vec<u64>,
     /// What it said last of itself.
     pub figures: Figures,
     /// Why it failed.
@@ -239,8 +254,17 @@ impl Viewer {
     pub fn start(name: usize, uri: &str, settings: &str, window: bool) -> Result<Self, String> {
         let me = std::env::current_exe().map_err(|e| e.to_string())?;
         let shown = if window { "window" } else { "headless" };
-        let mut child = Command::new(me)
-            .args([VIEWER, uri, settings, shown])
+        let mut command = Command::new(me);
+        command.args([VIEWER, uri, settings, shown]);
+        Self::run(name, command, window)
+    }
+
+    /// A program that tells as [`viewer`] does, and may be told things.
+    ///
+    /// Fails if it can't be run.
+    pub fn run(name: usize, mut command: Command, window: bool) -> Result<Self, String> {
+        let mut child = command
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             // Ctrl-C is for who started it, and ends it.
@@ -274,13 +298,42 @@ impl Viewer {
     ///
     /// Fails if it is gone.
     pub fn freeze(&self) -> Result<(), String> {
+        self.signal("-STOP")
+    }
+
+    /// Lets it go on.
+    ///
+    /// Fails if it is gone.
+    pub fn thaw(&self) -> Result<(), String> {
+        self.signal("-CONT")
+    }
+
+    fn signal(&self, signal: &str) -> Result<(), String> {
         let kill = Command::new("kill")
-            .args(["-STOP", &self.child.id().to_string()])
+            .args([signal, &self.child.id().to_string()])
             .status();
         match kill {
             Ok(status) if status.success() => Ok(()),
-            _ => Err(format!("viewer {} cannot be stopped", self.name)),
+            _ => Err(format!("viewer {} takes no {signal}", self.name)),
         }
+    }
+
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// When it was started, by [`clock`].
+    pub fn born_at(&self) -> u64 {
+        self.born_at
+    }
+
+    /// Writes a line to its standard input.
+    ///
+    /// Fails if it is gone.
+    pub fn say(&mut self, line: &str) -> Result<(), String> {
+        let to = self.child.stdin.as_mut().ok_or("no input")?;
+        writeln!(to, "{line}").map_err(|e| format!("viewer {}: {e}", self.name))
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,29 @@ const INSIDE: &str = "ICD_LAB";
 ///
 /// If the test fails there, or if namespaces are not to be had.
 pub fn outside(test: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
+    let Some(mut command) = unshared(&["--exact", test, "--nocapture"]) else {
         return false;
+    };
+    let output = command.output().expect("unshare (util-linux) runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}{}", String::from_utf8_lossy(&output.stderr));
+    let status = output.status;
+    assert!(
+        status.success() && said.contains("1 passed"),
+        "in its namespaces the test failed, or they can't be made: {status:?} {:?}",
+        status.signal()
+    );
+    true
+}
+
+/// This program again with these arguments, in namespaces of its own; none if it is there already.
+///
+/// # Panics
+///
+/// If the program does not know where it is.
+pub fn unshared(arguments: &[&str]) -> Option<Command> {
+    if std::env::var_os(INSIDE).is_some() {
+        return None;
     }
     let me = std::env::current_exe().expect("this program");
     let mut command = Command::new("unshare");
@@ -41,23 +62,21 @@ pub fn outside(test: &str) -> bool {
     if !root {
         command.args(["--user", "--map-root-user"]);
     }
-    let output = command
-        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--"])
+    command
+        .args([
+            "--net",
+            "--mount",
+            "--mount-proc",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--",
+        ])
         .args(["sh", "-c", "mount -t tmpfs none /run && exec \"$0\" \"$@\""])
         .arg(me)
-        .args(["--exact", test, "--nocapture"])
-        .env(INSIDE, "1")
-        .output()
-        .expect("unshare (util-linux) runs");
-    let said = String::from_utf8_lossy(&output.stdout);
-    println!("{said}{}", String::from_utf8_lossy(&output.stderr));
-    let status = output.status;
-    assert!(
-        status.success() && said.contains("1 passed"),
-        "in its namespaces the test failed, or they can't be made: {status:?} {:?}",
-        status.signal()
-    );
-    true
+        .args(arguments)
+        .env(INSIDE, "1");
+    Some(command)
 }
 
 /// The line of a host.
@@ -78,6 +97,8 @@ struct Host {
     device: SyncDevice,
     sent: AtomicU64,
     dropped: AtomicU64,
+    /// Nothing passes its line.
+    cut: AtomicBool,
 }
 
 impl std::fmt::Debug for Host {
@@ -186,6 +207,7 @@ impl Lab {
                 device,
                 sent: AtomicU64::new(0),
                 dropped: AtomicU64::new(0),
+                cut: AtomicBool::new(false),
             }
         });
         let nats = homes.iter().enumerate();
@@ -209,6 +231,11 @@ impl Lab {
         let host = &self.net.hosts[host];
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         (read(&host.sent), read(&host.dropped))
+    }
+
+    /// Cuts a host's line in both directions, or mends it.
+    pub fn cut(&self, host: usize, cut: bool) {
+        self.net.hosts[host].cut.store(cut, Ordering::Relaxed);
     }
 }
 
@@ -281,7 +308,8 @@ fn uplink(n: usize, net: &Net, air: &Air) {
         }
         free_at += Duration::from_secs_f64(len as f64 * 8.0 / me.line.up as f64);
         me.sent.fetch_add(len as u64, Ordering::Relaxed);
-        if rng.f64() < me.line.loss {
+        let cut = |host: &Host| host.cut.load(Ordering::Relaxed);
+        if rng.f64() < me.line.loss || cut(me) || cut(&net.hosts[to]) {
             continue;
         }
         let delay = me.line.delay + net.hosts[to].line.delay;

@@ -13,6 +13,7 @@ pub mod ordeal;
 #[cfg(target_os = "linux")]
 pub mod packet;
 pub mod processes;
+pub mod results;
 pub mod starts;
 
 use std::sync::{Arc, Mutex, Once};

@@ -204,10 +204,32 @@ impl Drop for Scratch {
 ///
 /// If the process is gone.
 pub fn memory(process: u32) -> u64 {
+    status(process, "VmRSS:") * 1024
+}
+
+/// Threads of a process.
+///
+/// # Panics
+///
+/// If the process is gone.
+pub fn threads(process: u32) -> u64 {
+    status(process, "Threads:")
+}
+
+/// Open files of a process.
+///
+/// # Panics
+///
+/// If the process is gone.
+pub fn descriptors(process: u32) -> u64 {
+    let open = std::fs::read_dir(format!("/proc/{process}/fd"));
+    open.expect("the process runs").count() as u64
+}
+
+fn status(process: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"));
     let status = status.expect("the process runs");
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|l| l.trim().strip_suffix(" kB"));
-    let kib: u64 = kib.and_then(|k| k.parse().ok()).expect("a size");
-    kib * 1024
+    let line = status.lines().find_map(|l| l.strip_prefix(field));
+    let number = line.and_then(|l| l.trim().split(' ').next()?.parse().ok());
+    number.expect("a number")
 }
