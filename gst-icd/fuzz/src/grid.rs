@@ -92,6 +92,7 @@ impl<'u, 'b> Grid<'u, 'b> {
                 .ratio(1, 2)?
                 .then_some(Bitrate(u.int_in_range(0..=20_000_000)?)),
             max_viewers: u.ratio(1, 8)?.then_some(u.int_in_range(0..=4)?),
+            per_address: None,
             token: None,
             epoch,
             policy,

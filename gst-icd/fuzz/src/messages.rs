@@ -223,7 +223,7 @@ impl Maker<'_, '_, '_> {
     }
 
     fn refusal(&mut self) -> Result<Refusal> {
-        Ok(match self.u.int_in_range(0..=6)? {
+        Ok(match self.u.int_in_range(0..=7)? {
             0 => Refusal::Denied,
             1 => Refusal::WrongStream,
             2 => Refusal::Version,
@@ -232,6 +232,9 @@ impl Maker<'_, '_, '_> {
                 most_ms: self.of()?,
             },
             5 => Refusal::Token,
+            6 => Refusal::Address {
+                retry_s: self.of()?,
+            },
             _ => Refusal::Full {
                 retry_s: self.of()?,
             },

@@ -141,6 +141,22 @@ pub enum Refusal {
     /// The stream is private, and the token was not proven.
     #[error("it does not prove the access token")]
     Token,
+    /// `max-viewers-per-address` is reached; try again in so many seconds.
+    #[error("as many viewers as may come from one address are there")]
+    Address {
+        /// Seconds.
+        retry_s: u16,
+    },
+}
+
+impl Refusal {
+    /// For one that may hold no longer in a moment: after how many seconds the viewer comes again.
+    pub fn retry_s(&self) -> Option<u16> {
+        match self {
+            Self::Full { retry_s } | Self::Address { retry_s } => Some(*retry_s),
+            _ => None,
+        }
+    }
 }
 
 /// Why a stripe is not given.

@@ -4,9 +4,10 @@ mod roots;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use crate::bucket::source;
 use crate::carriers::Carriers;
 use crate::children::{CHILD_SILENCE, Children};
 use crate::ids::{NodeId, PeerId, StripeId};
@@ -27,6 +28,8 @@ const MAX_WAITING: usize = 2048;
 const WAITING_PER_S: usize = 20;
 const LEAST_RETRY_S: usize = 3;
 const MOST_RETRY_S: usize = 60;
+/// Who comes from an address with many waits until one of those has left.
+const CROWDED_RETRY_S: u16 = 30;
 
 /// An admitted viewer.
 #[derive(Debug, Clone)]
@@ -89,11 +92,13 @@ pub struct Seat {
     balanced: Instant,
     /// Most viewers; none is unlimited.
     pub max_viewers: Option<usize>,
+    /// Of these, most from one address; none is unlimited.
+    pub per_address: Option<usize>,
 }
 
 impl Seat {
     /// An empty seat.
-    pub fn new(max_viewers: Option<usize>, now: Instant) -> Self {
+    pub fn new(max_viewers: Option<usize>, per_address: Option<usize>, now: Instant) -> Self {
         Self {
             members: BTreeMap::new(),
             stripes: 0,
@@ -103,6 +108,7 @@ impl Seat {
             promised: Vec::new(),
             balanced: now,
             max_viewers,
+            per_address,
         }
     }
 
@@ -114,13 +120,27 @@ impl Seat {
         self.carriers.weigh(&[]);
     }
 
-    /// Whether another viewer may come.
-    pub fn has_room(&self) -> Result<(), Refusal> {
+    /// Whether another viewer may come, from there.
+    pub fn has_room(&self, from: IpAddr) -> Result<(), Refusal> {
         match self.max_viewers {
             Some(max) if self.members.len() >= max => Err(Refusal::Full { retry_s: 10 }),
             _ if self.waiting() >= MAX_WAITING => Err(self.full()),
+            _ if self.is_crowded(from) => Err(Refusal::Address {
+                retry_s: CROWDED_RETRY_S,
+            }),
             _ => Ok(()),
         }
+    }
+
+    /// Whether as many are there as may come from one address.
+    fn is_crowded(&self, from: IpAddr) -> bool {
+        let from = source(from);
+        let Some(most) = self.per_address.filter(|_| !from.is_loopback()) else {
+            return false;
+        };
+        let there = self.members.values();
+        let there = there.filter(|member| source(member.addr.ip()) == from);
+        there.count() >= most
     }
 
     /// Whether only the seed can feed this viewer.
@@ -328,7 +348,7 @@ pub(super) mod tests {
 
     pub(in crate::seat) fn scene(slots: &[u16]) -> (Seat, Children, Instant) {
         let now = Instant::now();
-        let mut seat = Seat::new(None, now);
+        let mut seat = Seat::new(None, None, now);
         seat.reset(4, 1);
         let mut children = Children::default();
         children.reset(4);
@@ -349,6 +369,8 @@ pub(super) mod tests {
         }
     }
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     #[test]
     fn who_waits_in_vain_is_told_when_to_come_back_and_the_admitted_stay() {
         let (mut seat, _, now) = scene(&[8]);
@@ -361,13 +383,13 @@ pub(super) mod tests {
         assert_eq!(told(&seat, 1), Some(Refusal::Full { retry_s: 3 }));
         assert_eq!(told(&seat, 0), None);
         // Many wait: it takes longer, and no more are let in to wait.
-        assert_eq!(seat.has_room(), Ok(()));
+        assert_eq!(seat.has_room(HERE), Ok(()));
         for n in 2..=MAX_WAITING as u64 {
             seat.admit(PeerId(n), newcomer.clone());
         }
         let full = Refusal::Full { retry_s: 60 };
         assert_eq!(
-            (told(&seat, 1), seat.has_room()),
+            (told(&seat, 1), seat.has_room(HERE)),
             (Some(full.clone()), Err(full))
         );
     }
@@ -407,8 +429,20 @@ pub(super) mod tests {
     fn a_full_house_says_when_to_come_back() {
         let (mut seat, _, _) = scene(&[1, 1]);
         seat.max_viewers = Some(2);
-        assert_eq!(seat.has_room(), Err(Refusal::Full { retry_s: 10 }));
+        let here = seat.member(PeerId(0)).expect("a member").addr.ip();
+        assert_eq!(seat.has_room(here), Err(Refusal::Full { retry_s: 10 }));
         seat.forget(PeerId(0));
-        assert_eq!(seat.has_room(), Ok(()));
+        assert_eq!(seat.has_room(here), Ok(()));
+        seat.per_address = Some(1);
+        let from = |member: &mut Member, ip: &str| member.addr.set_ip(ip.parse().expect("an IP"));
+        from(seat.member_mut(PeerId(1)).expect("a member"), "192.0.2.1");
+        let [same, other] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().expect("an IP"));
+        let crowded = Refusal::Address {
+            retry_s: CROWDED_RETRY_S,
+        };
+        assert_eq!(seat.has_room(same), Err(crowded));
+        assert_eq!(seat.has_room(other), Ok(()));
+        seat.per_address = None;
+        assert_eq!(seat.has_room(same), Ok(()));
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use icd_grid::bucket::Sources;
 use icd_grid::{Action, Close, Event, Input, Lost, Media, Node, NodeId, PeerId, Stats, Target};
 use quinn::Endpoint;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -31,6 +32,10 @@ const MAX_INBOX: usize = 1024;
 const MAX_HANDSHAKES: usize = 256;
 /// ... and beyond this it must show first that it is where it says (RFC 9000, section 8.1.2).
 const UNPROVEN_HANDSHAKES: usize = 64;
+/// Handshakes from one address, at once and each second; beyond it must show that it is there, and of
+/// those that do, no more are answered either. Others can't use up what is another's.
+const MAX_FROM_ONE: u32 = 64;
+const FROM_ONE: f64 = 8.0;
 const SNAPSHOT: Duration = Duration::from_millis(100);
 /// Facts taken in one go before decisions are carried out.
 const BATCH: usize = 64;
@@ -441,10 +446,19 @@ async fn room(media: &async_channel::Sender<Media>) {
 
 async fn accept(endpoint: Endpoint, arrived: mpsc::Sender<(Arrival, Option<PeerId>)>) {
     let room = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let [mut claimed, mut proven] = [(); 2].map(|()| Sources::new(MAX_FROM_ONE, FROM_ONE, now()));
     while let Some(incoming) = endpoint.accept().await {
+        let from = incoming.remote_address().ip();
+        let is_proven = incoming.remote_address_validated();
+        let sources = if is_proven { &mut proven } else { &mut claimed };
+        let few = sources.take(from, now());
         let many = MAX_HANDSHAKES - room.available_permits() >= UNPROVEN_HANDSHAKES;
-        if many && incoming.may_retry() {
+        if (many || !few) && incoming.may_retry() {
             let _ = incoming.retry();
+            continue;
+        }
+        if !few {
+            incoming.ignore();
             continue;
         }
         let Ok(permit) = room.clone().try_acquire_owned() else {

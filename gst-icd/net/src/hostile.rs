@@ -28,6 +28,7 @@ fn settings() -> SeedSettings {
         buffer_bytes: 64 << 20,
         upload: None,
         max_viewers: None,
+        per_address: None,
         token: None,
         epoch: Epoch(1),
         policy: Policy::default(),

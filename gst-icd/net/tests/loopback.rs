@@ -25,6 +25,7 @@ fn seed_of(key: &Key, port: u16, epoch: Epoch) -> SeedHandle {
             buffer_bytes: 64 << 20,
             upload: None,
             max_viewers: None,
+            per_address: None,
             token: None,
             epoch,
             policy: Policy::default(),

@@ -255,6 +255,7 @@ impl Scenario {
             buffer_bytes: 256 << 20,
             upload: self.seed_upload,
             max_viewers: None,
+            per_address: None,
             token: None,
             epoch: EPOCH,
             policy: self.policy,

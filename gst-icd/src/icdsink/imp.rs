@@ -233,6 +233,7 @@ impl IcdSink {
                 buffer_bytes: usize::try_from(settings.max_buffer_bytes).unwrap_or(usize::MAX),
                 upload: settings.upload(),
                 max_viewers: settings.viewers(),
+                per_address: settings.viewers_per_address(),
                 token: settings.access.token().map_err(wrong)?,
                 epoch: Epoch(epoch),
                 policy: Policy::default(),
@@ -368,6 +369,9 @@ impl ObjectImpl for IcdSink {
         }
         let mut settings = lock(&self.settings);
         match name {
+            "max-viewers-per-address" => {
+                settings.per_address = value.get().expect("type checked upstream");
+            }
             "address" => {
                 settings.address = get_string().unwrap_or_default();
                 settings.uri = None;
@@ -446,6 +450,7 @@ impl ObjectImpl for IcdSink {
                     "max-buffer-bytes" => s.max_buffer_bytes.to_value(),
                     "max-upload-bitrate" => s.max_upload.to_value(),
                     "max-viewers" => s.max_viewers.to_value(),
+                    "max-viewers-per-address" => s.per_address.to_value(),
                     _ => unimplemented!(),
                 }
             }

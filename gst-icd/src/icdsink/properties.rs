@@ -79,6 +79,12 @@ pub(super) fn properties() -> Vec<glib::ParamSpec> {
             .default_value(d.max_viewers)
             .mutable_playing()
             .build(),
+        glib::ParamSpecUInt::builder("max-viewers-per-address")
+            .nick("Maximum viewers per address")
+            .blurb("Viewers that are admitted from one IPv4 address or one /64 of IPv6, which a carrier's or a school's NAT makes many (0 = unlimited); this machine's own are not counted")
+            .default_value(d.per_address)
+            .mutable_ready()
+            .build(),
         glib::ParamSpecUInt::builder("num-viewers")
             .nick("Number of viewers")
             .blurb("Viewers that are admitted now, whoever feeds them")

@@ -16,10 +16,11 @@ pub(crate) const BUFFER_TIME_MS: RangeInclusive<u64> = 500..=600_000;
 pub(crate) const BUFFER_BYTES: RangeInclusive<u64> = 1024 * 1024..=u64::MAX;
 
 /// Properties that parameters of a URI set; its address sets `address` and `port`.
-pub(crate) const PARAMETERS: [&str; 8] = [
+pub(crate) const PARAMETERS: [&str; 9] = [
     "buffer-time",
     "max-upload-bitrate",
     "max-viewers",
+    "max-viewers-per-address",
     "max-buffer-bytes",
     "key-file",
     "token-file",
@@ -47,6 +48,7 @@ pub(crate) struct Settings {
     pub(crate) max_buffer_bytes: u64,
     pub(crate) max_upload: u64,
     pub(crate) max_viewers: u32,
+    pub(crate) per_address: u32,
     /// Why the URI that was set last is none; nothing starts with it.
     pub(crate) wrong: Option<String>,
 }
@@ -66,6 +68,7 @@ impl Default for Settings {
             max_buffer_bytes: 256 * 1024 * 1024,
             max_upload: 0,
             max_viewers: 0,
+            per_address: 256,
             wrong: None,
         }
     }
@@ -83,6 +86,10 @@ impl Settings {
 
     pub(crate) fn viewers(&self) -> Option<usize> {
         (self.max_viewers > 0).then_some(self.max_viewers as usize)
+    }
+
+    pub(crate) fn viewers_per_address(&self) -> Option<usize> {
+        (self.per_address > 0).then_some(self.per_address as usize)
     }
 
     /// Takes over what a URI says; nothing is changed if any of it is wrong.
@@ -105,6 +112,9 @@ impl Settings {
                 "buffer-time" => new.buffer_time = Duration::from_millis(number(BUFFER_TIME_MS)?),
                 "max-upload-bitrate" => new.max_upload = number(0..=u64::MAX)?,
                 "max-viewers" => new.max_viewers = number(0..=u64::from(u32::MAX))? as u32,
+                "max-viewers-per-address" => {
+                    new.per_address = number(0..=u64::from(u32::MAX))? as u32;
+                }
                 "max-buffer-bytes" => new.max_buffer_bytes = number(BUFFER_BYTES)?,
                 "key-file" => new.key_file = Some(value.into()),
                 "token-file" => new.access.file = Some(value.into()),

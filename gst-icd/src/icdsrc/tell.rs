@@ -258,6 +258,15 @@ impl IcdSrc {
                 self.warn_once("the grid is full", &next);
                 return;
             }
+            Refusal::Address { retry_s } => {
+                self.progress_done("Too many from here");
+                let next = format!("; trying again in {retry_s} s");
+                self.warn_once(
+                    "as many viewers as the broadcaster admits from one address (max-viewers-per-address) are there from this one",
+                    &next,
+                );
+                return;
+            }
             Refusal::Denied => "the broadcaster does not admit this viewer; ask there to be let in",
             Refusal::WrongStream => {
                 "another stream, with another key, is broadcast there now; ask for the present URI"

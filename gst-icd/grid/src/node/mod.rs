@@ -38,6 +38,9 @@ pub struct SeedSettings {
     pub upload: Option<Bitrate>,
     /// Viewers, at most; none is unlimited.
     pub max_viewers: Option<usize>,
+    /// Viewers from one address, or one network of IPv6, at most; none is unlimited. The own machine is no
+    /// stranger.
+    pub per_address: Option<usize>,
     /// What viewers have to prove that they know; none admits all.
     pub token: Option<Token>,
     /// The life that begins: UTC in milliseconds.

@@ -66,9 +66,13 @@ impl Seed {
         let ticket = hello.ticket.filter(|t| t.open(&*self.verifier).is_some());
         let hello = Hello { ticket, ..hello };
         let most = self.longest_latency();
-        let Some(id) = self.relay.peers.get(&peer).map(|p| p.id) else {
+        let Some((id, addr)) = self.relay.peers.get(&peer).map(|p| (p.id, p.addr)) else {
             return;
         };
+        if !self.admitted(id, &hello) && !self.in_vain.may(addr.ip(), now) {
+            self.refuse(peer, Refusal::Full { retry_s: 30 });
+            return;
+        }
         let refusal = if hello.version != VERSION {
             Some(Refusal::Version)
         } else if hello.stream.is_some_and(|key| key != self.signer.key()) {
@@ -85,9 +89,13 @@ impl Seed {
             let most_ms = most_ms - most_ms % LATENCY_STEP_MS;
             Some(Refusal::Latency { most_ms })
         } else {
-            self.seat.has_room().err()
+            self.seat.has_room(addr.ip()).err()
         };
         if let Some(refusal) = refusal {
+            // A token is guessed by asking often.
+            if refusal.retry_s().is_none() {
+                self.in_vain.take(addr.ip(), now);
+            }
             self.refuse(peer, refusal);
             return;
         }
@@ -158,7 +166,10 @@ impl Seed {
             return;
         };
         let (_, hello, _) = self.asking.remove(at);
-        match self.seat.has_room() {
+        let Some(addr) = self.relay.peers.get(&peer).map(|p| p.addr) else {
+            return;
+        };
+        match self.seat.has_room(addr.ip()) {
             Ok(()) if allow => self.admit(peer, hello, now),
             Err(full) if allow => self.refuse(peer, full),
             _ => self.refuse(peer, Refusal::Denied),

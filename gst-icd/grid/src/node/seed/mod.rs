@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::bucket::Sources;
 use crate::children::{BASE, Taken, outweighs, slots};
 use crate::cutter::{Cut, Cutter, Entry, Format};
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
@@ -55,6 +56,9 @@ const LIVE_FROM: u32 = 8;
 const GIVEN_PAST: Duration = Duration::from_millis(200);
 /// Those that wait for a start are looked at this often; each look sums what all others can give.
 const STARTS: Duration = Duration::from_millis(10);
+/// Hellos that are refused for good, from one address, at once and each second: tokens are guessed so.
+const MAX_IN_VAIN: u32 = 16;
+const IN_VAIN: f64 = 0.25;
 /// An answer of the application that does not come is a no.
 const VERDICT: Duration = Duration::from_secs(5);
 
@@ -73,6 +77,7 @@ pub(super) struct Seed {
     first: Purse,
     seat: Seat,
     excluded: bans::Excluded,
+    in_vain: Sources,
     ask_admission: bool,
     asking: Vec<(PeerId, Hello, Instant)>,
     state: Option<MediaState>,
@@ -112,7 +117,8 @@ impl Seed {
         Self {
             relay,
             epoch: settings.epoch,
-            seat: Seat::new(settings.max_viewers, now),
+            seat: Seat::new(settings.max_viewers, settings.per_address, now),
+            in_vain: Sources::new(MAX_IN_VAIN, IN_VAIN, now),
             cutter: Cutter::new(settings.policy),
             settings,
             signer,

@@ -156,7 +156,7 @@ impl Viewer {
 
     pub(super) fn refused_by(&mut self, peer: PeerId, seed: bool, refusal: Refusal, now: Instant) {
         if seed {
-            if let Refusal::Full { retry_s } = refusal {
+            if let Some(retry_s) = refusal.retry_s() {
                 self.redial_at = Some(now + Duration::from_secs(u64::from(retry_s.clamp(1, 300))));
             } else {
                 self.refused = true;
