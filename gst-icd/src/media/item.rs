@@ -10,6 +10,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
+use crate::media::text::is_plain;
+
 /// Largest item; a raw 8K frame.
 pub(crate) const MAX_ITEM_BYTES: usize = 256 * 1024 * 1024;
 
@@ -74,14 +76,9 @@ impl State {
         let good = names
             .chain(&state.tags)
             .chain(&state.sticky)
-            .all(|text| is_c_string(text));
+            .all(|text| is_plain(text));
         good.then_some(state)
     }
-}
-
-/// GLib takes no other, and its bindings panic.
-fn is_c_string(text: &str) -> bool {
-    !text.contains('\0')
 }
 
 /// One item, encoded. The data are copied once, here.
@@ -191,7 +188,7 @@ fn length(bytes: &[u8]) -> Result<Option<usize>, BadItem> {
 fn split(item: Bytes) -> Result<(Head, Bytes), BadItem> {
     let (head, rest) = postcard::take_from_bytes(&item).map_err(|_| BadItem)?;
     if let Head::Event { structure, .. } = &head
-        && !is_c_string(structure)
+        && !is_plain(structure)
     {
         return Err(BadItem);
     }

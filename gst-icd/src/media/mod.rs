@@ -4,5 +4,6 @@ pub(crate) mod caps;
 pub(crate) mod item;
 pub(crate) mod join;
 pub(crate) mod pack;
+pub(crate) mod text;
 pub(crate) mod timeline;
 pub(crate) mod unpack;

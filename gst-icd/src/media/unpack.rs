@@ -1,17 +1,16 @@
 //! The receiver's side: what the grid plays to caps, events and buffers.
 
 use std::collections::VecDeque;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gst::prelude::*;
 use icd_grid::clock::Mapping;
 use icd_grid::{Epoch, Media};
 
 use crate::media::caps;
 use crate::media::item::{Head, NO_OFFSET, Reader, State, TRAVELLING};
+use crate::media::text;
 use crate::media::timeline::{DueTimes, Moment, segment_start};
 
 /// What goes downstream, in this order.
@@ -263,12 +262,9 @@ impl Unpacker {
         // A stream may have none, as that of srtsrc: then typefind finds them at this end.
         let caps = !state.caps.is_empty();
         if caps && before.is_none_or(|b| b.caps != state.caps) {
-            let Ok(caps) = gst::Caps::from_str(&state.caps) else {
+            let Some(caps) = text::caps(&state.caps) else {
                 return false;
             };
-            if !caps.is_fixed() {
-                return false;
-            }
             self.stream_headers = caps::stream_headers(&caps);
             self.out.push_back(Out::Caps(caps));
         }
@@ -277,8 +273,7 @@ impl Unpacker {
             if same || tags.is_empty() {
                 continue;
             }
-            let list = gst::glib::Value::deserialize(tags, gst::TagList::static_type());
-            if let Some(mut list) = list.ok().and_then(|v| v.get::<gst::TagList>().ok()) {
+            if let Some(mut list) = text::tags(tags) {
                 let scope = if n == 1 {
                     gst::TagScope::Global
                 } else {
@@ -292,7 +287,7 @@ impl Unpacker {
             if before.is_some_and(|b| b.sticky.contains(sticky)) {
                 continue;
             }
-            if let Ok(structure) = gst::Structure::from_str(sticky) {
+            if let Some(structure) = text::structure(sticky) {
                 let event = gst::event::CustomDownstreamSticky::new(structure);
                 self.out.push_back(Out::Event(event));
             }
@@ -317,7 +312,7 @@ impl Unpacker {
                     }
                 }
                 Head::Event { structure, both } => {
-                    if let Ok(structure) = gst::Structure::from_str(&structure) {
+                    if let Some(structure) = text::structure(&structure) {
                         let event = match both {
                             true => gst::event::CustomBoth::new(structure),
                             false => gst::event::CustomDownstream::new(structure),
