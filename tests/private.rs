@@ -81,34 +81,87 @@ fn a_stream_without_a_token_takes_viewers_that_bring_one() {
     stop([viewer, seed]);
 }
 
-#[test]
-fn it_is_shown_nowhere() {
-    init();
+/// All that categories of this name log meanwhile.
+fn logged(categories: &'static str, meanwhile: impl FnOnce()) -> String {
     let log = Arc::new(Mutex::new(String::new()));
     let lines = log.clone();
     let function = gst::log::add_log_function(move |category, _, _, _, _, _, message| {
-        if category.name().starts_with("icd") {
+        if category.name().starts_with(categories) {
             let line = message.get().map(|m| m.to_string()).unwrap_or_default();
             lines.lock().expect("no panic").push_str(&line);
         }
     });
     gst::log::set_threshold_from_string("icd*:9", false);
-    let seed = broadcast(&format!("access-token={TOKEN}"));
-    let uri = viewers_uri(&seed);
-    let description = format!("icdsrc name=src uri={uri}?token={TOKEN} ! fakesink");
-    let (viewer, got) = playing(&description);
-    plays(&got);
+    meanwhile();
     gst::log::set_threshold_from_string("icd*:0", false);
     gst::log::remove_log_function(function);
-    let src = viewer.by_name("src").expect("the source");
+    log.lock().expect("no panic").clone()
+}
+
+/// All that was posted.
+fn posted(pipeline: &gst::Pipeline) -> String {
+    let bus = pipeline.bus().expect("a bus");
+    let messages = std::iter::from_fn(|| bus.pop());
+    messages.map(|message| format!("{message:?}")).collect()
+}
+
+#[test]
+fn addresses_are_shown_only_where_they_are_asked_for() {
+    init();
+    let seed = broadcast("");
     let sink = seed.by_name("seed").expect("the sink");
-    let mut shown = log.lock().expect("no panic").clone();
+    let uri = viewers_uri(&seed);
+    let mut viewers = Vec::new();
+    let mut shown = |address: &str| {
+        let log = logged("icdsink", || {
+            let (viewer, got) = playing(&format!(
+                "icdsrc name=src uri={uri} bind-address={address} ! fakesink"
+            ));
+            plays(&got);
+            viewers.push(viewer);
+        });
+        assert!(log.contains("added"), "something is logged: {log}");
+        let there = || {
+            let stats = sink.property::<gst::Structure>("stats");
+            let peers = stats.get::<gst::Array>("peers").map(|peers| peers.len());
+            (peers, format!("{stats:?}"))
+        };
+        until("its figures know of it", || there().0 == Ok(viewers.len()));
+        let (_, stats) = there();
+        [log, stats, posted(&seed)].map(|text| text.contains(address))
+    };
+    assert_eq!(shown("127.0.0.2"), [false; 3]);
+    sink.set_property("show-addresses", true);
+    assert_eq!(shown("127.0.0.3"), [true; 3]);
+    stop(viewers);
+    stop([seed]);
+}
+
+#[test]
+fn it_is_shown_nowhere() {
+    init();
+    let mut pipelines = Vec::new();
+    let mut shown = logged("icd", || {
+        let seed = broadcast(&format!("access-token={TOKEN}"));
+        let uri = viewers_uri(&seed);
+        let (viewer, got) = playing(&format!(
+            "icdsrc name=src uri={uri}?token={TOKEN} ! fakesink"
+        ));
+        plays(&got);
+        // One that is nearly it is a secret, too: it may be another stream's.
+        let (other, _) = playing(&format!(
+            "icdsrc name=src uri={uri}?token={TOKEN}2 ! fakesink"
+        ));
+        let refused = complaint(&other);
+        assert!(refused.contains("is not the broadcaster's") && !refused.contains(TOKEN));
+        pipelines.extend([seed, viewer, other]);
+    });
     assert!(shown.contains("viewers join with"), "something is logged");
-    for pipeline in [&seed, &viewer] {
+    let src = pipelines[1].by_name("src").expect("the source");
+    let sink = pipelines[0].by_name("seed").expect("the sink");
+    for pipeline in &pipelines {
         shown += &pipeline.debug_to_dot_data(gst::DebugGraphDetails::ALL);
-        while let Some(message) = pipeline.bus().expect("a bus").pop() {
-            shown += &format!("{message:?}");
-        }
+        shown += &posted(pipeline);
     }
     for element in [&src, &sink] {
         for property in element.list_properties() {
@@ -126,7 +179,7 @@ fn it_is_shown_nowhere() {
     let pad = src.static_pad("src").expect("the pad");
     shown += pad.stream_id().expect("a stream-id").as_str();
     assert!(!shown.contains(TOKEN));
-    stop([viewer, seed]);
+    stop(pipelines);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 #![allow(missing_docs)]
 
 mod access;
+mod addresses;
 mod application;
 #[doc(hidden)]
 pub mod fuzzing;

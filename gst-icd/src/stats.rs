@@ -2,16 +2,18 @@
 
 use icd_net::Snapshot;
 
+use crate::addresses::address;
+
 fn ms(time: std::time::Duration) -> u64 {
     time.as_millis() as u64
 }
 
-fn peers(snapshot: &Snapshot) -> gst::Array {
+fn peers(snapshot: &Snapshot, addresses: bool) -> gst::Array {
     gst::Array::new(snapshot.stats.peers.iter().map(|peer| {
         let stripes = |list: &[u8]| gst::Array::new(list.iter().map(|k| u32::from(*k)));
         gst::Structure::builder("application/x-icd-peer-stats")
             .field("id", peer.id.whole())
-            .field("address", peer.addr.to_string())
+            .field_if_some("address", address(peer.addr, addresses))
             .field("seed", peer.seed)
             .field("rtt-ms", peer.rtt.as_secs_f64() * 1000.0)
             .field("bytes-received", peer.bytes_received)
@@ -23,7 +25,12 @@ fn peers(snapshot: &Snapshot) -> gst::Array {
 }
 
 /// `application/x-icd-sink-stats`.
-pub(crate) fn sink(base: &gst::StructureRef, snapshot: &Snapshot, dropped: u64) -> gst::Structure {
+pub(crate) fn sink(
+    base: &gst::StructureRef,
+    snapshot: &Snapshot,
+    dropped: u64,
+    addresses: bool,
+) -> gst::Structure {
     let s = &snapshot.stats;
     let viewers = s.viewers_from_seed.saturating_add(s.viewers_from_peers);
     let offload = match viewers {
@@ -50,7 +57,7 @@ pub(crate) fn sink(base: &gst::StructureRef, snapshot: &Snapshot, dropped: u64) 
         .field("viewers-bytes-from-peers", s.viewers_from_peers)
         .field("viewers-pieces-lost", s.viewers_lost)
         .field("offload", offload)
-        .field("peers", peers(snapshot))
+        .field("peers", peers(snapshot, addresses))
         .build();
     for (name, value) in base.iter() {
         structure.set_value(name, value.clone());
@@ -64,6 +71,7 @@ pub(crate) fn src(
     id: Option<String>,
     status: &str,
     stream_name: &str,
+    addresses: bool,
 ) -> gst::Structure {
     let s = &snapshot.stats;
     gst::Structure::builder("application/x-icd-src-stats")
@@ -90,6 +98,6 @@ pub(crate) fn src(
         .field("lag-p50-ms", ms(s.lag.quantile(0.5)))
         .field("lag-p99-ms", ms(s.lag.quantile(0.99)))
         .field("clock-error-ms", s.clock_error.as_secs_f64() * 1000.0)
-        .field("peers", peers(snapshot))
+        .field("peers", peers(snapshot, addresses))
         .build()
 }

@@ -15,6 +15,7 @@ use icd_net::{Key, SeedConfig, SeedHandle, start_seed};
 use super::preroll::preroll;
 use super::properties::{properties, signals};
 use super::settings::{PARAMETERS, Settings};
+use crate::addresses::SHOW_ADDRESSES;
 use crate::application::{Faults, listen, lock, not_started};
 use crate::media::caps;
 use crate::media::item::MAX_ITEM_BYTES;
@@ -352,6 +353,10 @@ impl ObjectImpl for IcdSink {
                 }
                 return;
             }
+            SHOW_ADDRESSES => {
+                lock(&self.settings).show_addresses = value.get().expect("type checked upstream");
+                return;
+            }
             "max-viewers" => {
                 let mut settings = lock(&self.settings);
                 settings.max_viewers = value.get().expect("type checked upstream");
@@ -432,7 +437,8 @@ impl ObjectImpl for IcdSink {
                 // With those of the base class: average-rate, dropped, rendered.
                 let base = self.obj().upcast_ref::<gst_base::BaseSink>().stats();
                 let dropped = lock(&self.state).as_ref().map_or(0, |s| s.dropped);
-                crate::stats::sink(&base, &snapshot, dropped).to_value()
+                let addresses = lock(&self.settings).show_addresses;
+                crate::stats::sink(&base, &snapshot, dropped, addresses).to_value()
             }
             name => {
                 let s = lock(&self.settings);
@@ -450,6 +456,7 @@ impl ObjectImpl for IcdSink {
                     "max-buffer-bytes" => s.max_buffer_bytes.to_value(),
                     "max-upload-bitrate" => s.max_upload.to_value(),
                     "max-viewers" => s.max_viewers.to_value(),
+                    SHOW_ADDRESSES => s.show_addresses.to_value(),
                     "max-viewers-per-address" => s.per_address.to_value(),
                     _ => unimplemented!(),
                 }

@@ -6,6 +6,7 @@ use gst::subclass::prelude::*;
 
 use super::settings::{BUFFER_BYTES, BUFFER_TIME_MS, Settings};
 use crate::access::file_property;
+use crate::addresses::show_addresses_property;
 
 /// The properties; their defaults are those of [`Settings`].
 pub(super) fn properties() -> Vec<glib::ParamSpec> {
@@ -41,6 +42,7 @@ pub(super) fn properties() -> Vec<glib::ParamSpec> {
             .mutable_ready()
             .build(),
         file_property(),
+        show_addresses_property(),
         glib::ParamSpecString::builder("announce-address")
             .nick("Announce address")
             .blurb("Host name or address that the URI for viewers names (default: the first address that is routable)")

@@ -49,6 +49,7 @@ pub(crate) struct Settings {
     pub(crate) max_upload: u64,
     pub(crate) max_viewers: u32,
     pub(crate) per_address: u32,
+    pub(crate) show_addresses: bool,
     /// Why the URI that was set last is none; nothing starts with it.
     pub(crate) wrong: Option<String>,
 }
@@ -69,6 +70,7 @@ impl Default for Settings {
             max_upload: 0,
             max_viewers: 0,
             per_address: 256,
+            show_addresses: false,
             wrong: None,
         }
     }

@@ -9,6 +9,7 @@ use icd_grid::{Event, Input, NodeId};
 use icd_net::SeedHandle;
 
 use super::imp::{CAT, IcdSink};
+use crate::addresses::{address, at};
 use crate::application::{Faults, first, lock, post};
 
 /// An uplink that carries no whole copy is told of after so long: rates vary.
@@ -75,7 +76,8 @@ impl IcdSink {
                 }
             }
             Event::PeerAdded { id, addr } => {
-                gst::info!(CAT, imp = self, "viewer {id} added, {addr}");
+                let shown = lock(&self.settings).show_addresses;
+                gst::info!(CAT, imp = self, "viewer {id} added{}", at(*addr, shown));
                 // Who is there is told of once, and after a stop nobody.
                 let Some(true) = lock(&self.state).as_mut().map(|s| s.viewers.insert(*id)) else {
                     return;
@@ -83,7 +85,7 @@ impl IcdSink {
                 obj.emit_by_name::<()>("peer-added", &[&id.whole(), &addr.to_string()]);
                 let structure = gst::Structure::builder("icd-peer-added")
                     .field("id", id.whole())
-                    .field("address", addr.to_string())
+                    .field_if_some("address", address(*addr, shown))
                     .build();
                 post(&*obj, structure);
                 obj.notify("num-viewers");
@@ -96,10 +98,16 @@ impl IcdSink {
                 }
             }
             Event::TurnedAway { id, addr, why } => {
-                gst::info!(CAT, imp = self, "viewer {id} refused, {addr}: {why}");
+                let shown = lock(&self.settings).show_addresses;
+                gst::info!(
+                    CAT,
+                    imp = self,
+                    "viewer {id} refused{}: {why}",
+                    at(*addr, shown)
+                );
                 let structure = gst::Structure::builder("icd-peer-refused")
                     .field("id", id.whole())
-                    .field("address", addr.to_string())
+                    .field_if_some("address", address(*addr, shown))
                     .field("reason", why.to_string())
                     .build();
                 post(&*obj, structure);

@@ -17,6 +17,7 @@ use super::downstream::downstream;
 use super::losses::Losses;
 use super::properties::properties;
 use super::settings::{PARAMETERS, Settings};
+use crate::addresses::SHOW_ADDRESSES;
 use crate::application::{Faults, listen, lock, not_started};
 use crate::media::timeline::Moment;
 use crate::media::unpack::{Out, Unpacker};
@@ -230,6 +231,10 @@ impl ObjectImpl for IcdSrc {
                 }
                 return;
             }
+            SHOW_ADDRESSES => {
+                lock(&self.settings).show_addresses = value.get().expect("type checked upstream");
+                return;
+            }
             "timeout" => {
                 lock(&self.settings).timeout = Duration::from_millis(u64::from(number()));
                 return;
@@ -284,7 +289,8 @@ impl ObjectImpl for IcdSrc {
                 let name = lock(&self.unpacker).stream_name().to_string();
                 let id = lock(&self.state).as_ref().map(|s| s.viewer.id().whole());
                 let status = self.status_now().nick();
-                crate::stats::src(&self.snapshot(), id, &status, &name).to_value()
+                let addresses = lock(&self.settings).show_addresses;
+                crate::stats::src(&self.snapshot(), id, &status, &name, addresses).to_value()
             }
             name => {
                 let s = lock(&self.settings);
@@ -292,6 +298,7 @@ impl ObjectImpl for IcdSrc {
                     "uri" => s.uri.as_ref().map(|(text, _)| text.clone()).to_value(),
                     "latency" => (s.latency.as_millis() as u32).to_value(),
                     "seed-only" => s.seed_only.to_value(),
+                    SHOW_ADDRESSES => s.show_addresses.to_value(),
                     "token-file" => s.access.file_name().to_value(),
                     "relay" => s.relay.to_value(),
                     "max-upload-bitrate" => s.max_upload.to_value(),

@@ -6,6 +6,7 @@ use gst::prelude::*;
 use super::IcdSrcStatus;
 use super::settings::{LATENCY_MS, PEERS, Settings};
 use crate::access::file_property;
+use crate::addresses::show_addresses_property;
 
 /// The properties; their defaults are those of [`Settings`].
 pub(super) fn properties() -> Vec<glib::ParamSpec> {
@@ -30,6 +31,7 @@ pub(super) fn properties() -> Vec<glib::ParamSpec> {
             .mutable_ready()
             .build(),
         file_property(),
+        show_addresses_property(),
         glib::ParamSpecBoolean::builder("relay")
             .nick("Relay")
             .blurb("Relay the stream to other viewers; false for metered links")

@@ -42,6 +42,7 @@ pub(crate) struct Settings {
     pub(crate) access: Access,
     pub(crate) relay: bool,
     pub(crate) seed_only: bool,
+    pub(crate) show_addresses: bool,
     pub(crate) max_upload: u64,
     pub(crate) max_peers: u32,
     pub(crate) bind_address: String,
@@ -60,6 +61,7 @@ impl Default for Settings {
             access: Access::default(),
             relay: true,
             seed_only: false,
+            show_addresses: false,
             max_upload: 0,
             // A strong uplink feeds one stripe each to so many.
             max_peers: 100,

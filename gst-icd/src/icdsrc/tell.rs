@@ -10,6 +10,7 @@ use icd_grid::{Event, Lost, Status};
 
 use super::IcdSrcStatus;
 use super::imp::{CAT, IcdSrc};
+use crate::addresses::{address, at};
 use crate::application::{Faults, first, lock, post};
 use crate::uri::bracketed;
 
@@ -175,10 +176,11 @@ impl IcdSrc {
                 self.warn_once(&reason, next);
             }
             Event::PeerAdded { id, addr } => {
-                gst::info!(CAT, imp = self, "peer {id} added, {addr}");
+                let shown = lock(&self.settings).show_addresses;
+                gst::info!(CAT, imp = self, "peer {id} added{}", at(addr, shown));
                 let structure = gst::Structure::builder("icd-peer-added")
                     .field("id", id.whole())
-                    .field("address", addr.to_string());
+                    .field_if_some("address", address(addr, shown));
                 self.element_message(structure.build());
             }
             Event::PeerRemoved { id, why } => {

@@ -589,7 +589,6 @@ impl Relay {
         }
     }
 
-    /// Keeps a verified header; true if it is new.
     /// True if the others want it, too: see [`Headers::learn`].
     pub(super) fn learn_header(
         &mut self,
