@@ -326,6 +326,10 @@ impl Soak {
         Ok(())
     }
 
+    fn say(&self, what: &str) {
+        println!("{:.1} s: {what}", self.begun.0.elapsed().as_secs_f64());
+    }
+
     fn part(&self) -> usize {
         let share = self.begun.0.elapsed().div_duration_f64(self.length);
         ((share * PARTS as f64) as usize).min(PARTS - 1)
@@ -362,7 +366,7 @@ impl Soak {
                 };
                 let person = self.people.swap_remove(n);
                 let host = person.host;
-                println!("viewer {} is killed", person.viewer.name);
+                self.say(&format!("viewer {} is killed", person.viewer.name));
                 self.judge(&person, clock());
                 drop(person);
                 self.join(host, me)?;
@@ -373,15 +377,15 @@ impl Soak {
                 };
                 let time = if kind == 1 { short } else { long };
                 let person = &mut self.people[n];
-                println!("viewer {} is stopped for {time:?}", person.viewer.name);
                 person.viewer.freeze()?;
                 person.trouble(time, kind == 2);
                 let name = person.viewer.name;
+                self.say(&format!("viewer {name} is stopped for {time:?}"));
                 self.later.push((Instant::now() + time, Later::Thaw(name)));
             }
             3 => {
                 let host = self.rng.usize(0..=VIEWERS);
-                println!("the line of host {host} is cut for {short:?}");
+                self.say(&format!("the line of host {host} is cut for {short:?}"));
                 self.lab.cut(host, true);
                 self.later.push((Instant::now() + short, Later::Mend(host)));
             }
@@ -390,17 +394,14 @@ impl Soak {
                     return Ok(());
                 };
                 let person = &mut self.people[n];
-                println!(
-                    "the line of viewer {} is cut for {long:?}",
-                    person.viewer.name
-                );
-                self.lab.cut(person.host, true);
                 person.trouble(long, true);
-                let host = person.host;
+                let (host, name) = (person.host, person.viewer.name);
+                self.lab.cut(host, true);
+                self.say(&format!("the line of viewer {name} is cut for {long:?}"));
                 self.later.push((Instant::now() + long, Later::Mend(host)));
             }
             5 => {
-                println!("the caps change");
+                self.say("the caps change");
                 self.seed.say("size")?;
             }
             _ => {
@@ -408,7 +409,7 @@ impl Soak {
                 if self.rng.usize(..3) > 0 {
                     return Ok(());
                 }
-                println!("the broadcast ends and begins again");
+                self.say("the broadcast ends and begins again");
                 self.seed.say("again")?;
                 for person in &mut self.people {
                     person.excuse(FOLLOWED);
@@ -597,10 +598,10 @@ impl Person {
         }
     }
 
-    /// What is sent from a moment ago on for so long may be missing to it.
+    /// What was still to be shown, and what is sent from now on for so long, may be missing to it.
     fn excuse(&mut self, time: Duration) {
         let now = clock();
-        let before = Duration::from_secs(1).as_nanos() as u64;
+        let before = Duration::from_millis(LATENCY).as_nanos() as u64;
         self.excused
             .push((now - before, now + time.as_nanos() as u64));
     }
