@@ -45,8 +45,10 @@ const MAX_SOURCES: usize = 4096;
 /// network of an IPv6 one, of which a host has as many addresses as it likes (RFC 4291, section 2.5.4).
 pub fn source(addr: IpAddr) -> IpAddr {
     match addr.to_canonical() {
-        IpAddr::V6(addr) => Ipv6Addr::from_bits(addr.to_bits() & !u128::from(u64::MAX)).into(),
-        v4 => v4,
+        IpAddr::V6(addr) if !addr.is_loopback() => {
+            Ipv6Addr::from_bits(addr.to_bits() & !u128::from(u64::MAX)).into()
+        }
+        other => other,
     }
 }
 
@@ -131,7 +133,9 @@ mod tests {
         let host = |n: u64| ip(&format!("2001:db8::{n}"));
         assert!(sources.take(host(1), now) && sources.take(host(2), now));
         assert!(!sources.take(host(3), now) && sources.take(ip("2001:db8:0:1::1"), now));
-        assert!((0..10).all(|_| sources.take(ip("127.0.0.1"), now)));
+        for own in ["127.0.0.1", "::1"] {
+            assert!((0..10).all(|_| sources.take(ip(own), now)), "{own}");
+        }
     }
 
     #[test]
