@@ -28,9 +28,10 @@ pub(crate) fn caps(text: &str) -> Option<gst::Caps> {
     caps.is_fixed().then_some(caps)
 }
 
-/// Tags.
+/// Tags, as a value of this type is serialised: in quotes where anything in them needs it.
 pub(crate) fn tags(text: &str) -> Option<gst::TagList> {
-    let text = Some(text).filter(|text| is_plain(text) && text.starts_with("taglist"))?;
+    let named = text.strip_prefix('"').unwrap_or(text);
+    let text = Some(text).filter(|text| is_plain(text) && named.starts_with("taglist"))?;
     let value = glib::Value::deserialize(text, gst::TagList::static_type());
     value.ok()?.get::<gst::TagList>().ok()
 }
@@ -57,6 +58,12 @@ mod tests {
             "not fixed"
         );
         assert!(tags("taglist, title=(string)a;").is_some());
+        let mut list = gst::TagList::new();
+        let title = &"a \"film\", and its name";
+        let replace = gst::TagMergeMode::Replace;
+        list.make_mut().add::<gst::tags::Title>(title, replace);
+        let serialised = list.to_value().serialize().expect("it can be");
+        assert_eq!(tags(&serialised), Some(list), "{serialised}");
         assert!(structure("a-name, n=(int)1;").is_some_and(|s| s.get::<i32>("n") == Ok(1)));
         for text in [
             "",
@@ -69,6 +76,9 @@ mod tests {
             "<a>, b=1",
             ";",
             "taglist\0",
+            "\"",
+            "\"\"",
+            "\"a, taglist\"",
         ] {
             let nothing = caps(text).is_none() || text == "tag";
             assert!(nothing && tags(text).is_none(), "{text:?}");
