@@ -148,6 +148,12 @@ impl Parents {
         self.feeds.iter().filter(|f| f.parent == Some(peer)).count()
     }
 
+    /// Whether what was made then on a stripe is of the past that the seed was asked for when it lent it.
+    pub fn is_lent_past(&self, stripe: StripeId, made: Instant) -> bool {
+        let feed = self.feed(stripe).filter(|feed| feed.leased());
+        feed.is_some_and(|feed| made < feed.since)
+    }
+
     /// Whether this peer fell silent and has said nothing since.
     pub fn is_dead(&self, peer: PeerId) -> bool {
         self.dead.contains_key(&peer)

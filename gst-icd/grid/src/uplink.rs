@@ -41,6 +41,8 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Messages are sent at once and paid for afterwards, but never so much that pieces would wait for
 /// longer than this.
 const DEBT: Duration = Duration::from_millis(100);
+/// What was not foreseen and takes longer than this to pay for is forgotten.
+const UNPAID: Duration = Duration::from_secs(1);
 /// How far the pacer may run ahead of its rate.
 const BURST: Duration = Duration::from_millis(10);
 const MIN_BURST_BYTES: f64 = 4096.0;
@@ -138,9 +140,14 @@ pub struct Uplink {
     ticket: u64,
     pull_tokens: f64,
     pulls_filled: Instant,
-    /// Bytes per second of messages and acknowledgements.
+    /// Bytes per second of all but pieces.
     overhead: f64,
     overheard: Instant,
+    /// Bytes of pieces and of all else that were known to go out.
+    foreseen: f64,
+    /// Bytes that were taken from the rate, and when the rest was looked at.
+    paid: f64,
+    paid_at: Instant,
     /// The queueing delay, and when it was looked at.
     looked: Option<(Instant, Duration)>,
     /// Pieces that expired in the queue.
@@ -163,6 +170,9 @@ impl Uplink {
             pulls_filled: now,
             overhead: 0.0,
             overheard: now,
+            foreseen: 0.0,
+            paid: 0.0,
+            paid_at: now,
             looked: None,
             expired: 0,
         }
@@ -231,15 +241,49 @@ impl Uplink {
         self.charge(bytes as f64 * ACK_SHARE, now);
     }
 
+    /// The transport has sent so many bytes in all. What was not foreseen is paid for: handshakes, packets
+    /// that were lost and said again.
+    pub fn went_out(&mut self, total: u64, now: Instant) {
+        let total = total as f64;
+        let waits: usize = self.lanes.values().map(|lane| lane.flight_bytes).sum();
+        // What is handed over may go later; beyond it, more was foreseen than it took.
+        self.foreseen = self.foreseen.min(total + on_wire(waits));
+        self.paid = self.paid.min(total + on_wire(waits));
+        let surprise = (total - self.foreseen).max(0.0);
+        self.note(surprise, now);
+        let elapsed = now.saturating_duration_since(self.paid_at).as_secs_f64();
+        self.paid_at = now;
+        let Some(rate) = self.rate.map(Bitrate::bytes_per_second) else {
+            self.paid = total;
+            return;
+        };
+        // A burst is paid for over a while, and pieces go on; but not for ever.
+        self.paid = self.paid.max(total - rate * UNPAID.as_secs_f64());
+        let share = rate * MOST_OVERHEAD * elapsed.min(UNPAID.as_secs_f64());
+        self.pay((total - self.paid).clamp(0.0, share));
+    }
+
     fn charge(&mut self, bytes: f64, now: Instant) {
+        self.note(bytes, now);
+        self.pay(bytes);
+    }
+
+    /// Bytes beside pieces.
+    fn note(&mut self, bytes: f64, now: Instant) {
+        self.foreseen += bytes;
         let elapsed = now.saturating_duration_since(self.overheard).as_secs_f64();
         self.overhead *= (-elapsed / OVERHEAD_OVER).exp();
         self.overhead += bytes / OVERHEAD_OVER;
         self.overheard = now;
+    }
+
+    fn pay(&mut self, bytes: f64) {
         if let Some(rate) = self.rate {
             let most = (rate.bytes_per_second() * DEBT.as_secs_f64()).max(MIN_BURST_BYTES);
             // What a piece took may be below it.
-            self.tokens -= bytes.min((self.tokens + most).max(0.0));
+            let bytes = bytes.min((self.tokens + most).max(0.0));
+            self.tokens -= bytes;
+            self.paid += bytes;
         }
     }
 
@@ -367,6 +411,8 @@ impl Uplink {
         if self.rate.is_some() {
             self.tokens -= on_wire(queued.bytes);
         }
+        self.foreseen += on_wire(queued.bytes);
+        self.paid += on_wire(queued.bytes);
         if let Some(capacity) = &mut self.capacity {
             capacity.sent(on_wire(queued.bytes) as usize, now);
         }
@@ -553,6 +599,34 @@ mod tests {
         assert!((900_000.0..=1_020_000.0).contains(&bytes), "{bytes}");
         assert!(uplink.expired > 50, "what does not fit expires");
         assert!(uplink.waiting() < 30, "and does not pile up");
+    }
+
+    #[test]
+    fn what_the_transport_sends_beside_is_paid_for() {
+        let start = Instant::now();
+        let rate = |beside: u64| {
+            let mut uplink = Uplink::new(Some(Bitrate(4_000_000)), start);
+            let (mut pieces, mut total) = (0.0, 0);
+            for ms in 0..2000u32 {
+                let now = start + ms * MS;
+                if ms % 10 == 0 {
+                    push(&mut uplink, A, u64::from(ms), now, now);
+                }
+                while let Some(sent) = uplink.next(now) {
+                    pieces += on_wire(10_000);
+                    total += on_wire(10_000) as u64;
+                    uplink.sent(sent.peer, sent.seq, true, now);
+                }
+                if ms % 100 == 99 {
+                    total += beside / 10;
+                    uplink.went_out(total, now);
+                }
+            }
+            pieces / 2.0
+        };
+        let (alone, beside) = (rate(0), rate(100_000));
+        assert!((480_000.0..=510_000.0).contains(&alone), "{alone}");
+        assert!((380_000.0..=420_000.0).contains(&beside), "{beside}");
     }
 
     #[test]

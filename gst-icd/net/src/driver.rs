@@ -37,6 +37,8 @@ const UNPROVEN_HANDSHAKES: usize = 64;
 const MAX_FROM_ONE: u32 = 64;
 const FROM_ONE: f64 = 8.0;
 const SNAPSHOT: Duration = Duration::from_millis(100);
+/// Bytes before a packet's payload: IPv4, UDP.
+const HEADERS: u64 = 20 + 8;
 /// Facts taken in one go before decisions are carried out.
 const BATCH: usize = 64;
 
@@ -172,8 +174,28 @@ struct Carry {
     lines: HashMap<PeerId, Line>,
     inbox: Inbox,
     next_incoming: u64,
-    closed_sent: u64,
+    closed_sent: Sent,
     closed_received: u64,
+}
+
+/// What went out over connections.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sent {
+    /// Of UDP's payload.
+    bytes: u64,
+    packets: u64,
+}
+
+impl Sent {
+    fn add(&mut self, stats: &quinn::UdpStats) {
+        self.bytes += stats.bytes;
+        self.packets += stats.datagrams;
+    }
+
+    /// With the headers of IP and UDP.
+    fn on_wire(self) -> u64 {
+        self.bytes + self.packets * HEADERS
+    }
 }
 
 pub(crate) fn now() -> Instant {
@@ -192,7 +214,7 @@ impl Driver {
             lines: HashMap::new(),
             inbox,
             next_incoming: 0,
-            closed_sent: 0,
+            closed_sent: Sent::default(),
             closed_received: 0,
         };
         let mut pending: Option<Media> = None;
@@ -208,7 +230,8 @@ impl Driver {
             let at = now();
             if at.saturating_duration_since(shown) >= SNAPSHOT {
                 shown = at;
-                self.show(&carry, at);
+                let sent = self.show(&carry, at);
+                self.node.handle(Input::WentOut(sent.on_wire()), at);
                 self.look_for_moves(&mut carry);
             }
             let wake = self.node.poll_timeout(at).min(shown + SNAPSHOT);
@@ -277,7 +300,7 @@ impl Driver {
             && let Some(line) = carry.lines.remove(peer)
         {
             let stats = line.connection().stats();
-            carry.closed_sent += stats.udp_tx.bytes;
+            carry.closed_sent.add(&stats.udp_tx);
             carry.closed_received += stats.udp_rx.bytes;
         }
         if let Some(watch) = &self.wires.watch {
@@ -399,18 +422,20 @@ impl Driver {
         });
     }
 
-    fn show(&self, carry: &Carry, at: Instant) {
+    /// What it is now; and what it sent.
+    fn show(&self, carry: &Carry, at: Instant) -> Sent {
         let stats = self.node.stats(at);
         let (mut sent, mut received) = (carry.closed_sent, carry.closed_received);
         for line in carry.lines.values() {
             let stats = line.connection().stats();
-            sent += stats.udp_tx.bytes;
+            sent.add(&stats.udp_tx);
             received += stats.udp_rx.bytes;
         }
         let mut snapshot = self.lock();
         snapshot.stats = stats;
-        snapshot.udp_bytes_sent = sent;
+        snapshot.udp_bytes_sent = sent.bytes;
         snapshot.udp_bytes_received = received;
+        sent
     }
 
     /// The transport follows a peer whose NAT or network changed; the node is told.

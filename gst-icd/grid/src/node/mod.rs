@@ -122,6 +122,8 @@ pub enum Input {
         /// The rest.
         body: Bytes,
     },
+    /// Bytes that the transport has sent since it began, packet headers included.
+    WentOut(u64),
     /// The other end confirmed a piece, or it was given up.
     Sent {
         /// To this connection.

@@ -205,6 +205,7 @@ impl Seed {
             }
             Input::End => self.end(now),
             Input::Verdict { peer, allow } => self.answered(peer, allow, now),
+            Input::WentOut(total) => self.relay.uplink.went_out(total, now),
             Input::Upload(rate) => {
                 self.relay.uplink.set_rate(rate);
                 self.relay.resize();

@@ -290,6 +290,7 @@ impl Viewer {
                 seq,
                 delivered,
             } => self.relay.uplink.sent(peer, seq, delivered, now),
+            Input::WentOut(total) => self.relay.uplink.went_out(total, now),
             Input::Upload(rate) => {
                 self.relay.uplink.set_rate(rate);
                 self.relay.resize();

@@ -131,11 +131,23 @@ impl Viewer {
         }
     }
 
-    /// What is pulled from one need not be pushed by another.
-    fn cancel_elsewhere(&mut self, pulled_from: PeerId, seqs: &[Seq]) {
+    /// What is pulled from one need not be pushed by another. But of what the seed lends it was asked for the past,
+    /// too, and sends it as its queue allows; who is asked now may not have it.
+    fn cancel_elsewhere(
+        &mut self,
+        pulled_from: PeerId,
+        seqs: &[Seq],
+        due: &[Missing],
+        now: Instant,
+    ) {
         let stripes = self.relay.stripes();
         let mut at: BTreeMap<PeerId, Vec<Seq>> = BTreeMap::new();
         for seq in seqs {
+            let missing = due.iter().find(|missing| missing.seq == *seq);
+            let made = missing.and_then(|m| (now + m.slack).checked_sub(self.settings.latency));
+            if made.is_some_and(|made| self.parents.is_lent_past(seq.stripe(stripes), made)) {
+                continue;
+            }
             let parent = self
                 .parents
                 .feed(seq.stripe(stripes))
@@ -249,7 +261,7 @@ impl Viewer {
             .rescue
             .plan(due, &sources, self.settings.latency, knows, salt, now);
         for (peer, seqs) in plan {
-            self.cancel_elsewhere(peer, &seqs);
+            self.cancel_elsewhere(peer, &seqs, due, now);
             let epoch = self.relay.epoch;
             self.relay.send(peer, &Message::Pull { epoch, seqs });
         }
