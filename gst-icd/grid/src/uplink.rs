@@ -41,6 +41,8 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Messages are sent at once and paid for afterwards, but never so much that pieces would wait for
 /// longer than this.
 const DEBT: Duration = Duration::from_millis(100);
+/// What was not foreseen takes no more than this share of the rate from the pieces.
+const SURPRISES: f64 = 0.25;
 /// What was not foreseen and takes longer than this to pay for is forgotten.
 const UNPAID: Duration = Duration::from_secs(1);
 /// How far the pacer may run ahead of its rate.
@@ -143,8 +145,6 @@ pub struct Uplink {
     /// Bytes per second of all but pieces.
     overhead: f64,
     overheard: Instant,
-    /// Bytes of pieces and of all else that were known to go out.
-    foreseen: f64,
     /// Bytes that were taken from the rate, and when the rest was looked at.
     paid: f64,
     paid_at: Instant,
@@ -170,7 +170,6 @@ impl Uplink {
             pulls_filled: now,
             overhead: 0.0,
             overheard: now,
-            foreseen: 0.0,
             paid: 0.0,
             paid_at: now,
             looked: None,
@@ -246,35 +245,27 @@ impl Uplink {
     pub fn went_out(&mut self, total: u64, now: Instant) {
         let total = total as f64;
         let waits: usize = self.lanes.values().map(|lane| lane.flight_bytes).sum();
-        // What is handed over may go later; beyond it, more was foreseen than it took.
-        self.foreseen = self.foreseen.min(total + on_wire(waits));
+        // What is handed over may go later; beyond it, more was paid for than it took.
         self.paid = self.paid.min(total + on_wire(waits));
-        let surprise = (total - self.foreseen).max(0.0);
-        self.note(surprise, now);
         let elapsed = now.saturating_duration_since(self.paid_at).as_secs_f64();
         self.paid_at = now;
         let Some(rate) = self.rate.map(Bitrate::bytes_per_second) else {
             self.paid = total;
             return;
         };
-        // A burst is paid for over a while, and pieces go on; but not for ever.
+        // A burst is paid for over a while, and pieces go on; but not for ever. Slots stay: it is over
+        // before others would be found for the children, and comes most where peers just vanished.
         self.paid = self.paid.max(total - rate * UNPAID.as_secs_f64());
-        let share = rate * MOST_OVERHEAD * elapsed.min(UNPAID.as_secs_f64());
+        let share = rate * SURPRISES * elapsed.min(UNPAID.as_secs_f64());
         self.pay((total - self.paid).clamp(0.0, share));
     }
 
     fn charge(&mut self, bytes: f64, now: Instant) {
-        self.note(bytes, now);
-        self.pay(bytes);
-    }
-
-    /// Bytes beside pieces.
-    fn note(&mut self, bytes: f64, now: Instant) {
-        self.foreseen += bytes;
         let elapsed = now.saturating_duration_since(self.overheard).as_secs_f64();
         self.overhead *= (-elapsed / OVERHEAD_OVER).exp();
         self.overhead += bytes / OVERHEAD_OVER;
         self.overheard = now;
+        self.pay(bytes);
     }
 
     fn pay(&mut self, bytes: f64) {
@@ -411,7 +402,6 @@ impl Uplink {
         if self.rate.is_some() {
             self.tokens -= on_wire(queued.bytes);
         }
-        self.foreseen += on_wire(queued.bytes);
         self.paid += on_wire(queued.bytes);
         if let Some(capacity) = &mut self.capacity {
             capacity.sent(on_wire(queued.bytes) as usize, now);
