@@ -13,7 +13,7 @@ use crate::seal::Seal;
 use crate::stage::EPOCH;
 
 /// What a liar does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lie {
     /// Changes a byte of each payload.
     Forge,
@@ -51,10 +51,14 @@ pub enum Lie {
     Squat,
     /// Hears neither that it is refused nor who is excluded.
     Stubborn,
+    /// Says that it has everything and room for everybody, names none but others of its kind, and sends nothing.
+    Eclipse,
+    /// Says that others of its kind bring it all stripes, and sends nothing itself.
+    Vouch,
 }
 
 /// By their names.
-const ALL: [(&str, Lie); 18] = [
+const ALL: [(&str, Lie); 20] = [
     ("forge", Lie::Forge),
     ("alter", Lie::Alter),
     ("truncate", Lie::Truncate),
@@ -73,6 +77,8 @@ const ALL: [(&str, Lie); 18] = [
     ("invent", Lie::Invent),
     ("squat", Lie::Squat),
     ("stubborn", Lie::Stubborn),
+    ("eclipse", Lie::Eclipse),
+    ("vouch", Lie::Vouch),
 ];
 
 impl FromStr for Lie {
@@ -147,7 +153,7 @@ impl Liar {
                 let piece = old.then(|| self.past.pop_front()).flatten();
                 piece.and_then(at_once)
             }
-            Lie::Swallow => None,
+            Lie::Swallow | Lie::Eclipse | Lie::Vouch => None,
             Lie::Advertise if why == Why::Pull => None,
             Lie::Tenth if self.sent.is_multiple_of(10) => None,
             Lie::Late => Some((body, LATE)),
@@ -156,26 +162,23 @@ impl Liar {
         }
     }
 
-    /// What it says instead of a message; without the length.
-    pub(crate) fn says(&self, bytes: Bytes, rng: &mut fastrand::Rng) -> Bytes {
-        if !matches!(self.lie, Lie::Advertise | Lie::Invent) {
+    /// What it says instead of a message, without the length; `ring`: all of its kind.
+    pub(crate) fn says(&self, bytes: Bytes, ring: &[Candidate], rng: &mut fastrand::Rng) -> Bytes {
+        let boasts = matches!(self.lie, Lie::Advertise | Lie::Eclipse | Lie::Vouch);
+        let names = matches!(self.lie, Lie::Invent | Lie::Eclipse);
+        if !boasts && !names {
             return bytes;
         }
-        let mut invented = || {
-            let mut node = [0; 32];
-            rng.fill(&mut node);
-            Some(Candidate {
-                node: NodeId(node),
-                addr: (NOBODY, 443).into(),
-                spare: u16::MAX,
-            })
-        };
         let mut message = match Message::decode(&bytes) {
             Ok(message) => message,
             Err(_) => return bytes,
         };
+        let mut another = || match self.lie {
+            Lie::Invent => invented(rng),
+            _ => rng.choice(ring).cloned().unwrap_or_else(|| invented(rng)),
+        };
         match &mut message {
-            Message::Have(have) if self.lie == Lie::Advertise => {
+            Message::Have(have) if boasts => {
                 let newest = have.heads.iter().flatten().max().copied();
                 have.heads.fill(newest);
                 have.holes.clear();
@@ -185,21 +188,23 @@ impl Liar {
                 have.queue_ms = 0;
                 have.lag_ms = 0;
             }
-            Message::Report(report) if self.lie == Lie::Advertise => {
+            Message::Report(report) if boasts => {
                 report.slots = 100;
                 report.spare = 100;
                 report.fed = u64::MAX;
+                if self.lie != Lie::Advertise {
+                    report.parents.fill_with(|| Some(another().node.short()));
+                }
             }
-            Message::Accept { above, .. } | Message::Path { above, .. }
-                if self.lie == Lie::Invent =>
+            Message::Accept { above: named, .. }
+            | Message::Path { above: named, .. }
+            | Message::Reject { instead: named, .. }
+            | Message::Evict { go_to: named, .. }
+                if names =>
             {
-                *above = invented();
+                *named = Some(another());
             }
-            Message::Reject { instead: named, .. } | Message::Evict { go_to: named, .. }
-                if self.lie == Lie::Invent =>
-            {
-                *named = invented();
-            }
+            Message::Candidates(list) if names => list.fill_with(another),
             _ => return bytes,
         }
         message.encode().slice(4..)
@@ -223,6 +228,17 @@ impl Liar {
             let epoch = EPOCH;
             Message::Pull { epoch, seqs }.encode().slice(4..)
         })
+    }
+}
+
+/// A viewer that does not exist.
+fn invented(rng: &mut fastrand::Rng) -> Candidate {
+    let mut node = [0; 32];
+    rng.fill(&mut node);
+    Candidate {
+        node: NodeId(node),
+        addr: (NOBODY, 443).into(),
+        spare: u16::MAX,
     }
 }
 
@@ -269,7 +285,7 @@ mod tests {
             );
             assert!(sent.iter().all(|body| good(body) != forges), "{name}");
             let expected = match lie {
-                Lie::Swallow => 0,
+                Lie::Swallow | Lie::Eclipse | Lie::Vouch => 0,
                 Lie::Replay => 300 - OLD,
                 Lie::Tenth => 270,
                 _ => 300,

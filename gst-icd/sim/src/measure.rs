@@ -79,6 +79,17 @@ impl Spread {
     }
 }
 
+/// Lag of the pieces that came within one second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lag {
+    /// Of the run.
+    pub second: u64,
+    /// The median, in milliseconds.
+    pub p50_ms: u32,
+    /// What one of a hundred exceeds.
+    pub p99_ms: u32,
+}
+
 /// Pieces of which a share was on time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -128,8 +139,9 @@ pub struct Measure {
     from: Stamp,
     /// Of the measured window.
     pub lag: Spread,
-    /// Lag of each second.
-    pub lag_of: Vec<Spread>,
+    /// Lag of the second that is not over, and of those before it.
+    second: (u64, Spread),
+    lags: Vec<Lag>,
     /// Of each second of the run.
     pub seconds: Vec<Tally>,
 }
@@ -147,7 +159,8 @@ impl Measure {
             tracks: Vec::new(),
             from: stamp(from),
             lag: Spread::default(),
-            lag_of: Vec::new(),
+            second: (0, Spread::default()),
+            lags: Vec::new(),
             seconds: Vec::new(),
         }
     }
@@ -204,11 +217,11 @@ impl Measure {
         if made >= track.joined && now >= self.from {
             let lag = now.saturating_sub(made);
             self.lag.add(lag);
-            let second = (at.as_secs()) as usize;
-            if self.lag_of.len() <= second {
-                self.lag_of.resize_with(second + 1, Spread::default);
+            if self.second.0 != at.as_secs() {
+                self.end_second();
+                self.second.0 = at.as_secs();
             }
-            self.lag_of[second].add(lag);
+            self.second.1.add(lag);
         }
     }
 
@@ -245,6 +258,22 @@ impl Measure {
             let second = std::mem::take(&mut track.second);
             track.stalls += u64::from(second.share() < 0.9);
         }
+    }
+
+    fn end_second(&mut self) {
+        let (second, lag) = std::mem::take(&mut self.second);
+        if lag.count() > 0 {
+            self.lags.push(Lag {
+                second,
+                p50_ms: lag.quantile(0.5),
+                p99_ms: lag.quantile(0.99),
+            });
+        }
+    }
+
+    /// The lag of each second in which anything came, but the one that is not over.
+    pub fn lags(&self) -> &[Lag] {
+        &self.lags
     }
 
     /// The viewers, in their order.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
+use crate::measure::Lag;
 use crate::people::People;
 use crate::results::Results;
 use crate::trees::Trees;
@@ -75,24 +76,25 @@ fn chart(file: &Path, axes: &Axes<'_>, lines: &[Line<'_>]) -> Drawn {
 }
 
 fn lag_over_time(people: &People<'_>, file: &Path) -> Drawn {
-    let measure = people.world().measure();
-    let of = |share: f64| {
-        let seconds = measure.lag_of.iter().enumerate();
-        let seen = seconds.filter(|(_, lag)| lag.count() > 0);
-        seen.map(|(at, lag)| (at as f64, f64::from(lag.quantile(share))))
-            .collect()
+    let lags = people.world().measure().lags();
+    let of = |ms: fn(&Lag) -> u32| {
+        let points = lags.iter().map(|lag| (lag.second as f64, ms(lag).into()));
+        points.collect()
     };
     let axes = Axes {
         title: "lag over time",
         x: "s of the run",
         y: "ms",
     };
-    let line = |name, color, share| Line {
+    let line = |name, color, ms| Line {
         name,
         color,
-        points: of(share),
+        points: of(ms),
     };
-    let lines = [line("p50", BLUE, 0.5), line("p99", RED, 0.99)];
+    let lines = [
+        line("p50", BLUE, |lag| lag.p50_ms),
+        line("p99", RED, |lag| lag.p99_ms),
+    ];
     chart(file, &axes, &lines)
 }
 

@@ -90,7 +90,8 @@ pub struct Settings {
     #[arg(long, default_value = "10:150")]
     pub rtt_ms: Range,
     /// Misbehaving viewers and the share of each kind: forge, alter, truncate, extend, stream, epoch, replay,
-    /// reorder, boast, swallow, betray, late, tenth, advertise, greedy, invent, squat, stubborn
+    /// reorder, boast, swallow, betray, late, tenth, advertise, greedy, invent, squat, stubborn,
+    /// eclipse, vouch
     #[arg(long, default_value = "forge:0")]
     pub liars: Liars,
     /// constant, film, peaks or audio

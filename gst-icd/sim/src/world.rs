@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
+use icd_grid::message::Candidate;
 use icd_grid::piece::{Hop, PREFIX_BYTES, Piece, claimed};
 use icd_grid::token::BINDING_BYTES;
 use icd_grid::trust::Verify;
@@ -94,6 +95,8 @@ pub struct World {
     made: HashMap<u64, Vec<Bytes>>,
     /// From when on, in sender time.
     lied: Option<u64>,
+    /// Those of each kind of liar.
+    rings: HashMap<Lie, Vec<Candidate>>,
     faults: Vec<(usize, NodeId)>,
     meetings: HashMap<Meeting, Tried>,
     /// What holds from the next frame on, if it changes.
@@ -147,6 +150,7 @@ impl World {
             verifier: None,
             made: HashMap::new(),
             lied: None,
+            rings: HashMap::new(),
             faults: Vec::new(),
             meetings: HashMap::new(),
             state: None,
@@ -487,7 +491,8 @@ impl World {
             return;
         };
         if let Some(liar) = &self.hosts[host].liar {
-            bytes = liar.says(bytes, &mut self.rng);
+            let ring = self.rings.get(&liar.lie).map_or(&[][..], Vec::as_slice);
+            bytes = liar.says(bytes, ring, &mut self.rng);
         }
         let (size, packets) = wire(bytes.len() + 4);
         let loss = self.scenario.link.loss;
@@ -658,6 +663,11 @@ impl Stage for World {
         let now = (self.now - self.origin).as_nanos() as u64;
         self.lied.get_or_insert(now);
         self.hosts[host].liar = Some(Liar::new(lie, self.key));
+        self.rings.entry(lie).or_default().push(Candidate {
+            node: self.hosts[host].id,
+            addr: address(host),
+            spare: u16::MAX,
+        });
         if lie == Lie::Greedy {
             self.at(self.now, host, What::Ask);
         }
