@@ -102,12 +102,13 @@ pub fn ordeal(name: &str, uploads: &[f64], place: &mut dyn Place) -> Broadcast {
     // Three seconds of stream may be on their way.
     let margin = film.rate / 8 * 3;
     let fared = |seed: &Launched, viewers: &[(usize, Launched)], when: &str| {
-        for (n, viewer) in viewers {
-            let account = viewer.account(seed, margin);
+        // All of one moment: to lay the files side by side takes as long as a film plays.
+        let accounts = viewers.iter().map(|(n, v)| (n, v.account(seed, margin)));
+        let accounts: Vec<_> = accounts.collect();
+        for ((n, viewer), (_, account)) in viewers.iter().zip(&accounts) {
             println!("{when}: viewer {n} {account:?} {}", viewer.said());
         }
-        for (n, viewer) in viewers {
-            let account = viewer.account(seed, margin);
+        for (n, account) in accounts {
             assert!(account.first.is_some(), "viewer {n} began, {when}");
             assert_eq!(account.foreign, 0, "viewer {n}, {when}");
             assert_eq!(account.lost, 0, "packets lost by viewer {n}, {when}");
