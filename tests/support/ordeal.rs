@@ -102,16 +102,21 @@ pub fn ordeal(name: &str, uploads: &[f64], place: &mut dyn Place) -> Broadcast {
     // Three seconds of stream may be on their way.
     let margin = film.rate / 8 * 3;
     let fared = |seed: &Launched, viewers: &[(usize, Launched)], when: &str| {
-        // All of one moment: to lay the files side by side takes as long as a film plays.
-        let accounts = viewers.iter().map(|(n, v)| (n, v.account(seed, margin)));
-        let accounts: Vec<_> = accounts.collect();
-        for ((n, viewer), (_, account)) in viewers.iter().zip(&accounts) {
+        for (n, viewer) in viewers {
+            let account = viewer.account(seed, margin);
             println!("{when}: viewer {n} {account:?} {}", viewer.said());
         }
-        for (n, account) in accounts {
+        for (n, viewer) in viewers {
+            let account = viewer.account(seed, margin);
             assert!(account.first.is_some(), "viewer {n} began, {when}");
             assert_eq!(account.foreign, 0, "viewer {n}, {when}");
-            assert_eq!(account.lost, 0, "packets lost by viewer {n}, {when}");
+            // Whether there is a hole, or the last of it is late, is seen by these.
+            let (sent, got) = (seed.written(), viewer.written());
+            let what = format!("of {sent} bytes it has {got}: {account:?}");
+            assert_eq!(
+                account.lost, 0,
+                "packets lost by viewer {n}, {when}; {what}"
+            );
         }
     };
     // The third and the fourth by what they send: the first two carry a third of all.
