@@ -53,7 +53,7 @@ pub enum Lie {
     Stubborn,
     /// Says that it has everything and room for everybody, names none but others of its kind, and sends nothing.
     Eclipse,
-    /// Says that others of its kind bring it all stripes, and sends nothing itself.
+    /// Says that it has everything and that others of its kind bring it all stripes, and sends nothing itself.
     Vouch,
 }
 
