@@ -7,7 +7,7 @@ mod silence;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::children::{LEAVING, feeds_many, outweighs};
+use crate::children::{LEAVING, outweighs};
 use crate::ids::{NodeId, PeerId, Seq, StripeId};
 use crate::message::{Candidate, DEEPEST, MAX_DEPTH};
 
@@ -148,12 +148,6 @@ impl Parents {
         self.feeds.iter().filter(|f| f.parent == Some(peer)).count()
     }
 
-    /// Whether what was made then on a stripe is of the past that the seed was asked for when it lent it.
-    pub fn is_lent_past(&self, stripe: StripeId, made: Instant) -> bool {
-        let feed = self.feed(stripe).filter(|feed| feed.leased());
-        feed.is_some_and(|feed| made < feed.since)
-    }
-
     /// Whether this peer fell silent and has said nothing since.
     pub fn is_dead(&self, peer: PeerId) -> bool {
         self.dead.contains_key(&peer)
@@ -229,12 +223,21 @@ impl Parents {
         former.map(|peer| Step::Leave { peer, stripe })
     }
 
-    /// A peer does not take the subscription.
-    pub fn rejected(&mut self, peer: PeerId, stripe: StripeId, now: Instant) {
+    /// A peer does not take the subscription, and may name who does.
+    pub fn rejected(
+        &mut self,
+        peer: PeerId,
+        stripe: StripeId,
+        instead: Option<NodeId>,
+        now: Instant,
+    ) {
         if let Some(feed) = self.feeds.get_mut(stripe.index()) {
             if feed.pending.as_ref().is_some_and(|p| p.peer == peer) {
                 feed.pending = None;
                 feed.climb = None;
+                if let Some(node) = instead.filter(|_| feed.parent.is_none()) {
+                    feed.suggested = Some((node, now + SUGGESTED));
+                }
             }
             feed.refused.insert(peer, now + REFUSED);
         }
@@ -510,9 +513,10 @@ impl Parents {
             };
             let rested = |at: Instant| now.saturating_duration_since(at) >= SEED_RETRY;
             // A root is gone: all that it fed are without the stripe, and cannot help each other.
-            // Those that many live from go first.
-            let many = feeds_many(standing.strength, stripes as u8);
-            let top = feed.parent.is_none() && feed.at_the_top && many;
+            // The strong first: those send it to all others.
+            let strong = standing.strength >= stripes as u16;
+            let lost = feed.parent.is_none() && feed.at_the_top;
+            let top = lost && (strong || orphan >= ORPHAN);
             let seed = neighbours.iter().find(|n| {
                 n.seed && (top || orphan >= ORPHAN) && feed.asked_seed.is_none_or(rested)
             });
@@ -688,6 +692,48 @@ pub(super) mod tests {
             lease: false,
         };
         assert!(steps.contains(&asked), "{steps:?}");
+    }
+
+    #[test]
+    fn whose_parent_was_a_root_asks_the_seed_first_and_the_strong_at_once() {
+        let (stripe, copy) = (StripeId(0), Standing { strength: 4 });
+        let mut rng = fastrand::Rng::with_seed(1);
+        let around = [neighbour(1, 0), neighbour(3, 5)];
+        let mut asked = |standing, path: &[u64], ms: u32| {
+            let (mut parents, now) = fed(&[2]);
+            parents.path_changed(PeerId(2), stripe, path.to_vec(), 7);
+            parents.evicted(PeerId(2), stripe, None, now);
+            let steps = parents.tick(&around, standing, &mut rng, now + ms * MS);
+            let of = |step: &Step| match step {
+                Step::Subscribe { peer, stripe, .. } if stripe.0 == 0 => Some(*peer),
+                _ => None,
+            };
+            steps.iter().find_map(of)
+        };
+        assert_eq!(asked(copy, &[2], 0), Some(SEED));
+        assert_eq!(asked(copy, &[8, 2], 0), Some(PeerId(3)));
+        assert_eq!(asked(WEAK, &[2], 0), Some(PeerId(3)));
+        assert_eq!(asked(WEAK, &[2], 150), Some(SEED));
+        assert_eq!(asked(WEAK, &[8, 2], 150), Some(PeerId(3)));
+    }
+
+    #[test]
+    fn whom_the_seed_names_instead_of_a_loan_is_asked() {
+        let (mut parents, now) = fed(&[2]);
+        let stripe = StripeId(0);
+        parents.evicted(PeerId(2), stripe, None, now);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let far = Neighbour {
+            rtt: 200 * MS,
+            ..neighbour(4, 0)
+        };
+        let around = [neighbour(1, 0), neighbour(3, 5), far];
+        let strong = Standing { strength: 4 };
+        parents.tick(&around, strong, &mut rng, now);
+        assert!(parents.is_pending(SEED, stripe));
+        parents.rejected(SEED, stripe, Some(NodeId([4; 32])), now);
+        parents.tick(&around, strong, &mut rng, now);
+        assert!(parents.is_pending(PeerId(4), stripe));
     }
 
     #[test]

@@ -68,6 +68,8 @@ struct Asked {
 #[derive(Debug, Default)]
 struct Pull {
     asked: BTreeSet<PeerId>,
+    /// Of these: who has not said no.
+    waited_for: BTreeSet<PeerId>,
     outstanding: Option<Asked>,
     not_before: Option<Instant>,
     tries: usize,
@@ -218,6 +220,7 @@ impl Rescue {
                 continue;
             };
             pull.asked.insert(source.peer);
+            pull.waited_for.insert(source.peer);
             pull.tries += usize::from(!source.seed);
             let mut patience = Duration::from_millis(150).min(item.slack / 2);
             if !source.seed {
@@ -240,6 +243,16 @@ impl Rescue {
         plan
     }
 
+    /// A piece came from somebody: who else was asked for it and may still send it.
+    pub fn came(&mut self, seq: Seq, from: PeerId) -> BTreeSet<PeerId> {
+        let pull = self.pulls.get_mut(&seq);
+        let mut others = pull.map(|p| std::mem::take(&mut p.waited_for));
+        if let Some(others) = &mut others {
+            others.remove(&from);
+        }
+        others.unwrap_or_default()
+    }
+
     /// A neighbour sent what it was asked for, or said that it can't.
     pub fn answered(&mut self, peer: PeerId) {
         self.deaf.remove(&peer);
@@ -253,6 +266,7 @@ impl Rescue {
         let Some(pull) = self.pulls.get_mut(&seq) else {
             return false;
         };
+        pull.waited_for.remove(&peer);
         if pull
             .outstanding
             .take_if(|asked| asked.peer == peer)
@@ -376,6 +390,25 @@ mod tests {
             plan.contains_key(&PeerId(1))
         });
         assert!(asked.is_some_and(|slack| slack >= 300), "{asked:?}");
+    }
+
+    #[test]
+    fn who_may_still_send_what_came_from_another_is_known_and_not_who_said_no() {
+        let now = Instant::now();
+        let sources = [2, 3, 4].map(|peer| source(peer, false, now));
+        let mut rescue = Rescue::default();
+        let plan = |r: &mut Rescue, slack, ms| {
+            let plan = ask(r, &missing(slack), &sources, |_, _| true, 1, now + ms * MS);
+            plan.keys().next().copied()
+        };
+        assert_eq!(plan(&mut rescue, 700, 0), Some(PeerId(2)));
+        assert_eq!(plan(&mut rescue, 529, 171), Some(PeerId(3)), "2 is late");
+        rescue.refused(PeerId(3), false, Seq(9), now + 180 * MS);
+        assert_eq!(plan(&mut rescue, 520, 180), Some(PeerId(4)));
+        let late = BTreeSet::from([PeerId(2)]);
+        assert_eq!(rescue.came(Seq(9), PeerId(4)), late);
+        assert_eq!(rescue.came(Seq(9), PeerId(4)), BTreeSet::new(), "said once");
+        assert_eq!(rescue.came(Seq(8), PeerId(4)), BTreeSet::new(), "a push");
     }
 
     #[test]

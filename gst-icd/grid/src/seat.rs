@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::bucket::source;
 use crate::carriers::Carriers;
-use crate::children::{CHILD_SILENCE, Children};
+use crate::children::{CHILD_SILENCE, Children, outweighs};
 use crate::ids::{NodeId, PeerId, StripeId};
 use crate::message::{Candidate, Hello, Refusal, Report};
 use crate::record::contact;
@@ -302,6 +302,28 @@ impl Seat {
         self.promised.push((past.0, now + past.1));
     }
 
+    /// Of those that have a stripe from the seed: who has most room for one more that lost its parent, as it
+    /// says. What it is sent counts until it says so again.
+    pub fn refers(
+        &mut self,
+        (asker, strength): (PeerId, u16),
+        fed: impl Iterator<Item = PeerId>,
+    ) -> Option<PeerId> {
+        let room = |peer: &PeerId| {
+            let member = self.members.get(peer).filter(|m| m.hello.relay);
+            member.map_or(0, |m| m.report.spare.min(self.trusted(*peer)))
+        };
+        // The strong go up.
+        let peer = fed
+            .filter(|peer| {
+                *peer != asker && room(peer) > 0 && !outweighs(strength, self.trusted(*peer))
+            })
+            .max_by_key(|peer| (room(peer), *peer))?;
+        let left = room(&peer) - 1;
+        self.members.get_mut(&peer)?.report.spare = left;
+        Some(peer)
+    }
+
     /// Stripes that a viewer can push, as it says.
     pub fn strength(&self, peer: PeerId) -> u16 {
         self.members
@@ -423,6 +445,21 @@ pub(super) mod tests {
         seat.member_mut(PeerId(0)).expect("a member").report.fed = 0b11;
         let later = now + Duration::from_millis(1500);
         assert_eq!(seat.spare(PeerId(9), later).0, 12.0);
+    }
+
+    #[test]
+    fn who_asks_for_a_loan_in_vain_is_sent_where_there_is_room_and_not_to_a_weaker_one() {
+        // One says more than it is trusted with: a copy, of four stripes, as it has shown nothing.
+        let (mut seat, ..) = scene(&[2, 400, 0]);
+        let all = || (0..3).map(PeerId);
+        let mut sent = |asker, strength| seat.refers((PeerId(asker), strength), all());
+        assert_eq!(sent(9, 40), None, "none is as strong");
+        assert_eq!(sent(1, 4), None, "it is the strongest itself");
+        assert_eq!(sent(9, 5), Some(PeerId(1)));
+        // What it is sent counts until it says anew what it has.
+        let weak: Vec<_> = (0..14).map(|_| sent(9, 0)).collect();
+        let to = |peer| weak.iter().filter(|p| **p == Some(PeerId(peer))).count();
+        assert_eq!((to(1), to(0), to(2)), (3, 2, 0));
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! One connection, as a node knows it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::bucket::Bucket;
 use crate::cutter::Format;
-use crate::ids::NodeId;
+use crate::ids::{NodeId, Seq};
 use crate::message::Have;
 use crate::node::introduce::Meets;
 use crate::token::Binding;
@@ -24,6 +24,8 @@ pub(super) const GIVEN: f64 = 2.0;
 /// what is missing now and then less than the latter. More are not answered.
 pub(super) const MAX_PULLED: u32 = 48;
 pub(super) const PULLED: f64 = 1.0;
+/// Pieces to come that one peer gets elsewhere; of more, the newest count.
+const MAX_ELSEWHERE: usize = 64;
 
 /// One connection.
 #[derive(Debug)]
@@ -64,6 +66,8 @@ pub(super) struct Peer {
     pub(super) headers: Bucket,
     pub(super) pulls: Bucket,
     pub(super) meets: Meets,
+    /// Pieces that are not here yet and that it gets elsewhere.
+    elsewhere: BTreeSet<Seq>,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     /// Least one-way delay seen, by the two nodes' own clocks, in microseconds.
@@ -100,11 +104,25 @@ impl Peer {
             headers: Bucket::new(MAX_GIVEN, now),
             pulls: Bucket::new(MAX_PULLED, now),
             meets: Meets::new(now),
+            elsewhere: BTreeSet::new(),
             bytes_in: 0,
             bytes_out: 0,
             least_owd_us: None,
             owd_ms: 0,
         }
+    }
+
+    /// It gets a piece elsewhere that is not here yet.
+    pub(super) fn gets_elsewhere(&mut self, seq: Seq) {
+        self.elsewhere.insert(seq);
+        if self.elsewhere.len() > MAX_ELSEWHERE {
+            self.elsewhere.pop_first();
+        }
+    }
+
+    /// Whether it gets a piece elsewhere; this is asked once, when the piece comes.
+    pub(super) fn has_elsewhere(&mut self, seq: Seq) -> bool {
+        self.elsewhere.remove(&seq)
     }
 
     /// For how long it has said nothing although it was pinged.
@@ -118,5 +136,21 @@ impl Peer {
         let Some(format) = format else { return 0 };
         let since = now.saturating_duration_since(self.have_at);
         (since.as_secs_f64() / format.piece.as_secs_f64().max(0.001)) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_gets_elsewhere_is_not_sent_once_and_little_is_kept() {
+        let id = NodeId([1; 32]);
+        let addr = ([127, 0, 0, 1], 1).into();
+        let mut peer = Peer::new((id, addr, [0; 32]), Instant::now());
+        (0..1000).for_each(|seq| peer.gets_elsewhere(Seq(seq)));
+        assert_eq!(peer.elsewhere.len(), MAX_ELSEWHERE);
+        assert!(peer.has_elsewhere(Seq(999)) && !peer.has_elsewhere(Seq(999)));
+        assert!(!peer.has_elsewhere(Seq(0)));
     }
 }

@@ -330,6 +330,10 @@ impl Relay {
         };
         let stripe = seq.stripe(format.stripes);
         for child in self.children.of(stripe).filter(|c| Some(*c) != from) {
+            let state = self.peers.get_mut(&child);
+            if state.is_some_and(|p| p.has_elsewhere(seq)) {
+                continue;
+            }
             let Some(Child {
                 lease, strength, ..
             }) = self.children.get(child, stripe)
@@ -528,6 +532,10 @@ impl Relay {
             Message::Cancel(seqs) => {
                 let seqs = &seqs[..seqs.len().min(MAX_PULL)];
                 self.uplink.cancel(peer, |seq| seqs.contains(&seq));
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    let to_come = seqs.iter().filter(|seq| !self.window.has(**seq));
+                    to_come.for_each(|seq| state.gets_elsewhere(*seq));
+                }
             }
             Message::Pull { epoch, seqs } => self.pulled(peer, *epoch, seqs, now),
             _ => return false,
@@ -569,6 +577,7 @@ impl Relay {
         let asked = asked.take_while(|_| root || state.pulls.take(PULLED, MAX_PULLED, now));
         let asked: Vec<_> = asked.collect();
         for seq in asked {
+            state.has_elsewhere(seq);
             match self.window.get(seq) {
                 Some(stored) if !busy => {
                     let bytes = stored.body().len();

@@ -98,7 +98,7 @@ impl Seat {
     }
 
     /// Stripes that a viewer can push, as far as it is trusted.
-    fn trusted(&self, peer: PeerId) -> u16 {
+    pub(super) fn trusted(&self, peer: PeerId) -> u16 {
         let short = self.short(peer);
         self.carriers
             .trusted(short, self.strength(peer), self.stripes)

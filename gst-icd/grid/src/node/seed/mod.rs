@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::bucket::Sources;
-use crate::children::{BASE, Taken, outweighs, slots};
+use crate::children::{Asker, BASE, Taken, outweighs, slots};
 use crate::cutter::{Cut, Cutter, Entry, Format};
 use crate::ids::{Epoch, NodeId, PeerId, SenderTime, Seq, StripeId};
-use crate::message::{Hello, MAX_PROOF_BYTES, Message, NoStripe, Refusal, Start, VERSION, Welcome};
+use crate::message::{
+    Candidate, Hello, MAX_PROOF_BYTES, Message, NoStripe, Refusal, Start, VERSION, Welcome,
+};
 use crate::node::headers::MAX_HEADERS;
 use crate::node::peer::Peer;
 use crate::node::relay::{Asks, Relay};
@@ -41,6 +43,10 @@ const MAX_UNREADY: usize = 1024;
 /// More backlog than this in the uplink's queue makes newcomers wait for their start, unless
 /// viewers send it.
 const START_BACKLOG: Duration = Duration::from_millis(100);
+/// More than this, and who asks for a loan is sent to one that has the stripe, and room for it.
+const LENT_BACKLOG: Duration = Duration::from_millis(100);
+/// Who confirms nothing for so long is not named.
+const LIVES: Duration = Duration::from_millis(175);
 /// As long as so much of the seed's slots is free, the viewers find parents among themselves.
 const CALM: f64 = 0.5;
 /// A copy of the past costs so many of the present: it has to come from those that happen to feed

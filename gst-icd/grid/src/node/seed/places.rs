@@ -226,6 +226,13 @@ impl Seed {
         if asker.orphan && lease {
             self.relay.drop_silent(stripe, now);
         }
+        if lease && self.overlent(peer, stripe) {
+            let other = self.refers(&asker, stripe, now);
+            if other.is_some() || asker.strength < u16::from(self.relay.stripes()) {
+                self.reject(peer, stripe, NoStripe::Busy, other);
+                return;
+            }
+        }
         let place = if lease {
             None
         } else {
@@ -233,7 +240,7 @@ impl Seed {
         };
         if place.is_none() && !lease {
             // Its invitation lapsed; it keeps the parent that it has.
-            self.reject(peer, stripe, NoStripe::Busy);
+            self.reject(peer, stripe, NoStripe::Busy, None);
             return;
         }
         match self.relay.children.judge(&asker, stripe, path) {
@@ -250,14 +257,14 @@ impl Seed {
                 let weaker =
                     lent.filter(|(_, c)| insertion && outweighs(asker.strength, c.strength));
                 let Some((weaker, _)) = weaker else {
-                    self.reject(peer, stripe, NoStripe::Busy);
+                    self.reject(peer, stripe, NoStripe::Busy, None);
                     return;
                 };
                 let go_to = self.relay.instead(weaker, peer, asks);
                 self.relay.displace(weaker, stripe, go_to, now);
             }
             Err(why) => {
-                self.reject(peer, stripe, why);
+                self.reject(peer, stripe, why, None);
                 return;
             }
         }
@@ -281,6 +288,24 @@ impl Seed {
         }
     }
 
+    /// Whether what is lent last waits for what was lent before.
+    fn overlent(&self, peer: PeerId, stripe: StripeId) -> bool {
+        self.relay.uplink.backlog() >= LENT_BACKLOG
+            && self.relay.children.get(peer, stripe).is_none()
+            && !self.seat.depends(peer)
+    }
+
+    /// Where one that asks for a loan finds the stripe as soon: what is lent last waits for what was lent
+    /// before, and who has it already waits for nothing.
+    fn refers(&mut self, asker: &Asker, stripe: StripeId, now: Instant) -> Option<Candidate> {
+        let peer = asker.peer;
+        let relay = &self.relay;
+        let lives = |peer: &PeerId| relay.uplink.silence(*peer, now) < LIVES;
+        let fed = relay.children.of(stripe).filter(lives);
+        let other = self.seat.refers((peer, asker.strength), fed)?;
+        self.relay.candidate(other)
+    }
+
     fn accept(&mut self, peer: PeerId, stripe: StripeId, lease: bool) {
         let accept = Message::Accept {
             stripe,
@@ -291,8 +316,13 @@ impl Seed {
         self.relay.send(peer, &accept);
     }
 
-    fn reject(&mut self, peer: PeerId, stripe: StripeId, why: NoStripe) {
-        let instead = None;
+    fn reject(
+        &mut self,
+        peer: PeerId,
+        stripe: StripeId,
+        why: NoStripe,
+        instead: Option<Candidate>,
+    ) {
         let reject = Message::Reject {
             stripe,
             why,

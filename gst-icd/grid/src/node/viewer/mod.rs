@@ -141,6 +141,8 @@ pub(super) struct Viewer {
     /// The stream's key, where it was known before anybody answered.
     pinned: Option<StreamKey>,
     rescue: Rescue,
+    /// Whom to tell of which pieces that they need not be sent any more.
+    elsewhere: BTreeMap<PeerId, Vec<Seq>>,
     playout: Playout,
     clock: ClockMap,
     fresh_clock: Option<ClockMap>,
@@ -225,6 +227,7 @@ impl Viewer {
             unwanted: BTreeMap::new(),
             pinned,
             rescue: Rescue::default(),
+            elsewhere: BTreeMap::new(),
             clock: ClockMap::new(now),
             fresh_clock: None,
             early: Vec::new(),
@@ -376,7 +379,8 @@ impl Viewer {
             } => {
                 // Only who was asked may send this node elsewhere.
                 let asked = self.parents.is_pending(peer, stripe);
-                self.parents.rejected(peer, stripe, now);
+                let go_to = instead.as_ref().map(|c| c.node);
+                self.parents.rejected(peer, stripe, go_to, now);
                 self.suggested(instead.filter(|_| asked), Some(peer), now);
                 if why == NoStripe::Busy
                     && let Some(state) = self.relay.peers.get_mut(&peer)
@@ -622,6 +626,7 @@ impl Viewer {
         }
         self.find_seed(now);
         self.seek_parents(now);
+        self.tell_elsewhere();
         self.pull(now);
         self.climb(now);
         self.tell_alive(now);

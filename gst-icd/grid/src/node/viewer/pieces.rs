@@ -81,6 +81,7 @@ impl Viewer {
         if self.relay.store(piece, Some(peer), now) != Offered::New {
             return;
         }
+        self.gets_elsewhere(info.seq, peer, hop.why);
         if hop.why == Why::Pull {
             self.rescue.answered(peer);
             self.rescued += 1;
@@ -131,33 +132,27 @@ impl Viewer {
         }
     }
 
-    /// What is pulled from one need not be pushed by another. But of what the seed lends it was asked for the past,
-    /// too, and sends it as its queue allows; who is asked now may not have it.
-    fn cancel_elsewhere(
-        &mut self,
-        pulled_from: PeerId,
-        seqs: &[Seq],
-        due: &[Missing],
-        now: Instant,
-    ) {
-        let stripes = self.relay.stripes();
-        let mut at: BTreeMap<PeerId, Vec<Seq>> = BTreeMap::new();
-        for seq in seqs {
-            let missing = due.iter().find(|missing| missing.seq == *seq);
-            let made = missing.and_then(|m| (now + m.slack).checked_sub(self.settings.latency));
-            if made.is_some_and(|made| self.parents.is_lent_past(seq.stripe(stripes), made)) {
+    /// A piece is here: who else was asked for it need not send it, nor need the parent, if it was pulled.
+    fn gets_elsewhere(&mut self, seq: Seq, from: PeerId, why: Why) {
+        let mut others = self.rescue.came(seq, from);
+        let feed = self.parents.feed(seq.stripe(self.relay.stripes()));
+        if let Some(feed) = feed.filter(|f| why == Why::Pull && f.last().is_none_or(|l| l < seq)) {
+            others.extend(feed.parent().filter(|parent| *parent != from));
+        }
+        for peer in others {
+            self.elsewhere.entry(peer).or_default().push(seq);
+        }
+    }
+
+    /// Tells others what they need not send any more.
+    pub(super) fn tell_elsewhere(&mut self) {
+        for (peer, seqs) in std::mem::take(&mut self.elsewhere) {
+            if !self.relay.peers.contains_key(&peer) {
                 continue;
             }
-            let parent = self
-                .parents
-                .feed(seq.stripe(stripes))
-                .and_then(|f| f.parent());
-            if let Some(parent) = parent.filter(|p| *p != pulled_from) {
-                at.entry(parent).or_default().push(*seq);
+            for seqs in seqs.chunks(MAX_PULL) {
+                self.relay.send(peer, &Message::Cancel(seqs.to_vec()));
             }
-        }
-        for (parent, seqs) in at {
-            self.relay.send(parent, &Message::Cancel(seqs));
         }
     }
 
@@ -261,7 +256,6 @@ impl Viewer {
             .rescue
             .plan(due, &sources, self.settings.latency, knows, salt, now);
         for (peer, seqs) in plan {
-            self.cancel_elsewhere(peer, &seqs, due, now);
             let epoch = self.relay.epoch;
             self.relay.send(peer, &Message::Pull { epoch, seqs });
         }

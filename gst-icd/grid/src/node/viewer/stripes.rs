@@ -88,7 +88,7 @@ impl Viewer {
         let bad_path = path.len() > MAX_DEPTH || path.contains(&self.relay.me.short());
         if !expected || bad_path {
             self.decline(peer, stripe);
-            self.parents.rejected(peer, stripe, now);
+            self.parents.rejected(peer, stripe, None, now);
             return;
         }
         let before = self.parents.feed(stripe).map(|f| f.path().to_vec());
