@@ -1,9 +1,10 @@
 //! The seed's seat: who was admitted, who takes each stripe from the seed, whom to name.
 
 mod roots;
+mod survey;
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use crate::message::{Candidate, Hello, Refusal, Report};
 use crate::record::contact;
 
 use roots::Root;
+use survey::Survey;
 
 /// A report that is so many times older says nothing about what a viewer can give.
 const REPORT_HOLDS: f64 = 2.2;
@@ -82,6 +84,11 @@ pub enum Place {
 #[derive(Debug)]
 pub struct Seat {
     members: BTreeMap<PeerId, Member>,
+    /// Of these: those that have not been told yet where the stream begins.
+    waiting: usize,
+    /// And how many come from where.
+    from: HashMap<IpAddr, usize>,
+    survey: Survey,
     stripes: u8,
     /// The places of all stripes, then the second places of all, and so on.
     roots: Vec<Root>,
@@ -101,6 +108,9 @@ impl Seat {
     pub fn new(max_viewers: Option<usize>, per_address: Option<usize>, now: Instant) -> Self {
         Self {
             members: BTreeMap::new(),
+            waiting: 0,
+            from: HashMap::new(),
+            survey: Survey::default(),
             stripes: 0,
             roots: Vec::new(),
             carriers: Carriers::default(),
@@ -124,7 +134,7 @@ impl Seat {
     pub fn has_room(&self, from: IpAddr) -> Result<(), Refusal> {
         match self.max_viewers {
             Some(max) if self.members.len() >= max => Err(Refusal::Full { retry_s: 10 }),
-            _ if self.waiting() >= MAX_WAITING => Err(self.full()),
+            _ if self.waiting >= MAX_WAITING => Err(self.full()),
             _ if self.is_crowded(from) => Err(Refusal::Address {
                 retry_s: CROWDED_RETRY_S,
             }),
@@ -138,20 +148,12 @@ impl Seat {
         let Some(most) = self.per_address.filter(|_| !from.is_loopback()) else {
             return false;
         };
-        let there = self.members.values();
-        let there = there.filter(|member| source(member.addr.ip()) == from);
-        there.count() >= most
+        self.from.get(&from).is_some_and(|there| *there >= most)
     }
 
     /// Whether only the seed can feed this viewer.
     pub fn depends(&self, peer: PeerId) -> bool {
         self.members.get(&peer).is_some_and(|m| m.hello.seed_only())
-    }
-
-    /// Viewers that only the seed can feed, among those that it feeds.
-    pub fn dependants(&self) -> usize {
-        let all = self.members.values();
-        all.filter(|m| m.started && m.hello.seed_only()).count()
     }
 
     /// Whom a newcomer that has waited for so long is told to come back after. None: it waits on.
@@ -162,14 +164,9 @@ impl Seat {
 
     /// There is no room, and so many wait already.
     fn full(&self) -> Refusal {
-        let share = self.waiting() / WAITING_PER_S;
+        let share = self.waiting / WAITING_PER_S;
         let retry_s = share.clamp(LEAST_RETRY_S, MOST_RETRY_S) as u16;
         Refusal::Full { retry_s }
-    }
-
-    /// Viewers that have not been told yet where the stream begins.
-    fn waiting(&self) -> usize {
-        self.members.values().filter(|m| !m.settled).count()
     }
 
     /// A new life began: nobody has been told yet where.
@@ -184,17 +181,50 @@ impl Seat {
 
     /// Admits a viewer.
     pub fn admit(&mut self, peer: PeerId, member: Member) {
+        self.forget(peer);
+        self.waiting += usize::from(!member.settled);
+        *self.from.entry(source(member.addr.ip())).or_default() += 1;
         self.members.insert(peer, member);
+    }
+
+    /// It was told where the stream begins.
+    pub fn started(&mut self, peer: PeerId) {
+        if let Some(member) = self.members.get_mut(&peer) {
+            self.waiting -= usize::from(!member.settled);
+            member.started = true;
+            member.settled = true;
+        }
+    }
+
+    /// It was told of others.
+    pub fn named(&mut self, peer: PeerId) {
+        if let Some(member) = self.members.get_mut(&peer) {
+            member.named = true;
+        }
+    }
+
+    /// It is seen elsewhere; who it is.
+    pub fn moved(&mut self, peer: PeerId, addr: SocketAddr) -> Option<NodeId> {
+        let member = self.members.get_mut(&peer)?;
+        let (id, old) = (member.id, std::mem::replace(&mut member.addr, addr));
+        self.left_address(old);
+        *self.from.entry(source(addr.ip())).or_default() += 1;
+        Some(id)
+    }
+
+    fn left_address(&mut self, addr: SocketAddr) {
+        let from = source(addr.ip());
+        if let Some(there) = self.from.get_mut(&from) {
+            *there -= 1;
+            if *there == 0 {
+                self.from.remove(&from);
+            }
+        }
     }
 
     /// The viewer of a connection.
     pub fn member(&self, peer: PeerId) -> Option<&Member> {
         self.members.get(&peer)
-    }
-
-    /// The viewer of a connection.
-    pub fn member_mut(&mut self, peer: PeerId) -> Option<&mut Member> {
-        self.members.get_mut(&peer)
     }
 
     /// A viewer tells how it is.
@@ -241,57 +271,14 @@ impl Seat {
         self.vacate(peer);
         self.missed.remove(&peer);
         let member = self.members.remove(&peer)?;
+        self.waiting -= usize::from(!member.settled);
+        self.left_address(member.addr);
         self.carriers.said(&member.report.parents, &[]);
         Some(member)
     }
 
     fn short(&self, peer: PeerId) -> u64 {
         self.members.get(&peer).map_or(0, |m| m.id.short())
-    }
-
-    /// Viewers for one that looks for parents: those with most to spare, in some random order.
-    pub fn candidates(
-        &self,
-        asker: PeerId,
-        most: usize,
-        rng: &mut fastrand::Rng,
-    ) -> Vec<Candidate> {
-        let mut list: Vec<_> = self
-            .members
-            .iter()
-            .filter(|(peer, m)| **peer != asker && m.hello.relay && m.report.slots > 0)
-            .map(|(_, m)| Candidate {
-                node: m.id,
-                addr: m.addr,
-                spare: m.report.spare,
-            })
-            .collect();
-        rng.shuffle(&mut list);
-        // The roomy first, but not the same to everybody.
-        list.sort_by_key(|c| Reverse(c.spare.min(8)));
-        list.truncate(most);
-        list
-    }
-
-    /// Stripes that the other viewers can still feed, as they say, and those that they could beyond.
-    pub fn spare(&self, asker: PeerId, now: Instant) -> (f64, f64) {
-        let holds = contact(self.members.len()).mul_f64(REPORT_HOLDS);
-        let fresh = |at: Instant| now.saturating_duration_since(at) < holds;
-        let others = self
-            .members
-            .iter()
-            .filter(|(peer, m)| **peer != asker && m.hello.relay && m.reported.is_some_and(fresh));
-        let stripes = f64::from(self.stripes.max(1));
-        let (spare, reserve) = others.fold((0.0, 0.0), |(spare, reserve), (_, m)| {
-            let report = &m.report;
-            // What it has no parent for it gives to nobody.
-            let fed = (f64::from(report.fed.count_ones()) / stripes).min(1.0);
-            let (more, beyond) = (f64::from(report.spare), f64::from(report.reserve));
-            (spare + more * fed, reserve + beyond * fed)
-        });
-        let promised = self.promised.iter().filter(|(_, until)| *until > now);
-        let promised: f64 = promised.map(|(n, _)| n).sum();
-        (spare - promised, reserve)
     }
 
     /// A newcomer was sent to the other viewers for this many stripes, and for so many more as long
@@ -424,25 +411,26 @@ pub(super) mod tests {
         alone.started = false;
         alone.since = now;
         seat.admit(PeerId(1), alone);
-        assert_eq!((seat.depends(PeerId(1)), seat.dependants()), (true, 0));
-        seat.member_mut(PeerId(1)).expect("a member").started = true;
-        assert_eq!((seat.depends(PeerId(0)), seat.dependants()), (false, 1));
+        assert_eq!((seat.depends(PeerId(1)), seat.dependants(now)), (true, 0));
+        seat.started(PeerId(1));
+        assert_eq!((seat.depends(PeerId(0)), seat.dependants(now)), (false, 1));
     }
 
     #[test]
     fn what_newcomers_were_promised_is_not_promised_again() {
         let (mut seat, _, now) = scene(&[8, 8]);
         for n in 0..2 {
-            let member = seat.member_mut(PeerId(n)).expect("a member");
+            let member = seat.members.get_mut(&PeerId(n)).expect("a member");
             member.reported = Some(now);
             member.report.fed = 0b1111;
         }
         let past = Duration::from_secs(1);
         seat.promise(3.0, (4.0, past), now);
-        let spare = |ms| seat.spare(PeerId(9), now + Duration::from_millis(ms)).0;
-        assert_eq!([0, 999, 1000, 1500].map(spare), [9.0, 9.0, 13.0, 16.0]);
+        let mut spare = |ms| seat.spare(PeerId(9), now + Duration::from_millis(ms)).0;
+        assert_eq!([0, 999, 1000, 1500].map(&mut spare), [9.0, 9.0, 13.0, 16.0]);
         // Who has no parent for half of the stripes gives those to nobody.
-        seat.member_mut(PeerId(0)).expect("a member").report.fed = 0b11;
+        let member = seat.members.get_mut(&PeerId(0)).expect("a member");
+        member.report.fed = 0b11;
         let later = now + Duration::from_millis(1500);
         assert_eq!(seat.spare(PeerId(9), later).0, 12.0);
     }
@@ -471,8 +459,8 @@ pub(super) mod tests {
         seat.forget(PeerId(0));
         assert_eq!(seat.has_room(here), Ok(()));
         seat.per_address = Some(1);
-        let from = |member: &mut Member, ip: &str| member.addr.set_ip(ip.parse().expect("an IP"));
-        from(seat.member_mut(PeerId(1)).expect("a member"), "192.0.2.1");
+        let addr = "192.0.2.1:7".parse().expect("an address");
+        assert_eq!(seat.moved(PeerId(1), addr), Some(NodeId([1; 32])));
         let [same, other] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().expect("an IP"));
         let crowded = Refusal::Address {
             retry_s: CROWDED_RETRY_S,

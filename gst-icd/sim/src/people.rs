@@ -7,7 +7,7 @@ use icd_grid::{Bitrate, Policy};
 use crate::lies::Lie;
 use crate::network::{Link, Nat, overhead};
 use crate::quic::Quic;
-use crate::settings::{Settings, Uplinks};
+use crate::settings::{Mix, Settings, Uplinks};
 use crate::stage::{Counts, Newcomer, Scenario, Stage};
 use crate::world::World;
 
@@ -293,7 +293,13 @@ impl<'a> People<'a> {
                 }
             }
             while now >= joins && joined < wanted(joins, s.join_over_s, s.join) {
-                let host = self.come();
+                let host = match &s.join_mix {
+                    Some(Mix(mix)) => {
+                        let copies = self.draw(mix).unwrap_or_default() * self.scale;
+                        self.come_with(copies)
+                    }
+                    None => self.come(),
+                };
                 self.late.push(host);
                 joined += 1;
             }

@@ -65,6 +65,10 @@ pub struct Settings {
     /// Share of the viewers that freeze at once and come back after three seconds
     #[arg(long, default_value_t = 0.0)]
     pub stall: f64,
+    /// The mix of those that join later, if it is another
+    #[arg(long)]
+    pub join_mix: Option<Mix>,
+
     /// Viewers that join later
     #[arg(long, default_value_t = 0)]
     pub join: usize,

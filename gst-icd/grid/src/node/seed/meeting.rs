@@ -40,12 +40,10 @@ impl Seed {
             state.addr = addr;
             state.seen_at = addr;
         }
-        let Some(member) = self.seat.member_mut(peer) else {
+        let Some(id) = self.seat.moved(peer, addr) else {
             return;
         };
-        member.addr = addr;
-        let whose = (member.id, addr);
-        let ticket = self.ticket(whose, now);
+        let ticket = self.ticket((id, addr), now);
         self.relay.send(peer, &Message::Ticket(ticket));
     }
 
@@ -111,12 +109,10 @@ impl Seed {
         self.relay.tell(Event::AskAdmission { peer, id, addr });
     }
 
-    pub(super) fn name_candidates(&mut self, peer: PeerId) {
+    pub(super) fn name_candidates(&mut self, peer: PeerId, now: Instant) {
         let most = self.relay.names();
-        let list = self.seat.candidates(peer, most, &mut self.relay.rng);
-        if let Some(member) = self.seat.member_mut(peer) {
-            member.named = true;
-        }
+        let list = self.seat.candidates(peer, most, &mut self.relay.rng, now);
+        self.seat.named(peer);
         self.relay.send(peer, &Message::Candidates(list));
     }
 
@@ -198,6 +194,7 @@ impl Seed {
         let Some(state) = self.relay.peers.get_mut(&peer) else {
             return;
         };
+        self.unready.remove(&peer);
         state.ready = true;
         state.relays = hello.relay;
         state.lan = hello.lan.filter(may_be_home);
@@ -227,7 +224,7 @@ impl Seed {
         // At once, where there is room for words: those that start together were told at different times, and
         // do not all ask the same.
         if wants && self.relay.affords(Word::Candidates, now) {
-            self.name_candidates(peer);
+            self.name_candidates(peer, now);
         }
         self.relay.tell(Event::PeerAdded { id, addr });
         self.start(peer, now);

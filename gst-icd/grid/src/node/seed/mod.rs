@@ -4,6 +4,7 @@ mod bans;
 mod meeting;
 mod places;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,7 @@ const BEACON: Duration = Duration::from_secs(1);
 const SELDOM: u32 = 5;
 /// A ticket holds for this much of the stream, and is renewed three times as often.
 const TICKET: Duration = Duration::from_secs(600);
-/// Connections that have not been admitted yet; more are closed at once.
+/// Those that have not been admitted yet; more are closed at once.
 const MAX_UNREADY: usize = 1024;
 /// More backlog than this in the uplink's queue makes newcomers wait for their start, unless
 /// viewers send it.
@@ -82,6 +83,8 @@ pub(super) struct Seed {
     purse: Purse,
     first: Purse,
     seat: Seat,
+    /// Connections that have not been admitted yet.
+    unready: BTreeSet<PeerId>,
     excluded: bans::Excluded,
     in_vain: Sources,
     ask_admission: bool,
@@ -124,6 +127,7 @@ impl Seed {
             relay,
             epoch: settings.epoch,
             seat: Seat::new(settings.max_viewers, settings.per_address, now),
+            unready: BTreeSet::new(),
             in_vain: Sources::new(MAX_IN_VAIN, IN_VAIN, now),
             cutter: Cutter::new(settings.policy),
             settings,
@@ -168,7 +172,8 @@ impl Seed {
                 if let Some(twin) = twin {
                     self.gone(twin, "it connected anew");
                 }
-                if self.relay.peers.values().filter(|p| !p.ready).count() > MAX_UNREADY {
+                self.unready.insert(peer);
+                if self.unready.len() > MAX_UNREADY {
                     self.relay.close(peer, Close::Refused);
                 }
             }
@@ -225,6 +230,7 @@ impl Seed {
 
     fn gone(&mut self, peer: PeerId, why: &str) {
         self.asking.retain(|(p, ..)| *p != peer);
+        self.unready.remove(&peer);
         self.relay.forget(peer);
         if let Some(member) = self.seat.forget(peer) {
             self.relay.tell(Event::PeerRemoved {
@@ -455,7 +461,7 @@ impl Seed {
             }
             Message::Find => {
                 if self.relay.affords(Word::Candidates, now) {
-                    self.name_candidates(peer);
+                    self.name_candidates(peer, now);
                 }
             }
             message => {

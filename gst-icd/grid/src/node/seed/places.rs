@@ -37,8 +37,8 @@ impl Seed {
 
     /// One that only the seed can feed takes a copy for good: those all together get no more than the
     /// seed can do without.
-    fn alone(&self, free: f64, slots: f64) -> Opening {
-        let taken = self.seat.dependants() as f64;
+    fn alone(&self, free: f64, slots: f64, taken: usize) -> Opening {
+        let taken = taken as f64;
         match free >= 1.0 && taken < slots * DEPENDANTS {
             true => Opening::Seed(From::Newest),
             false => Opening::Wait,
@@ -79,6 +79,7 @@ impl Seed {
         let free = self.relay.children.spare() as f64 / copy;
         let slots = self.relay.children.slots() as f64 / copy;
         let (spare, reserve) = self.seat.spare(peer, now);
+        let taken = self.seat.dependants(now);
         let window = &self.relay.window;
         let newest = window.newest_join().and_then(|join| window.get(join));
         let age = newest.map_or(Duration::ZERO, |p| self.time(now).since(p.info().time));
@@ -88,7 +89,7 @@ impl Seed {
             busy: self.relay.uplink.backlog() > START_BACKLOG,
             spare: spare / copy,
             reserve: reserve / copy,
-            calm: free >= (slots - self.seat.dependants() as f64) * CALM,
+            calm: free >= (slots - taken as f64) * CALM,
             live: match self.seat.len() {
                 few if few < MANY => 1.0,
                 _ => self.needs(&hello) / copy,
@@ -102,7 +103,7 @@ impl Seed {
                 && next_soon(window.longest_group(), age, latency),
         };
         let opening = match hello.seed_only() && !free_of_charge {
-            true => self.alone(free, slots),
+            true => self.alone(free, slots, taken),
             false => opening(room, overdue),
         };
         // Who comes back needs no candidates.
@@ -165,7 +166,7 @@ impl Seed {
         }
         let named = self.seat.member(peer).is_some_and(|m| m.named);
         if resume.is_none() && !hello.seed_only() && !named {
-            self.name_candidates(peer);
+            self.name_candidates(peer, now);
         }
         if resume.is_none() {
             self.relay.tell_bans(peer);
@@ -202,10 +203,7 @@ impl Seed {
             let needs = self.needs(&hello).ceil();
             self.seat.promise(needs, (past * copy, latency), now);
         }
-        if let Some(member) = self.seat.member_mut(peer) {
-            member.started = true;
-            member.settled = true;
-        }
+        self.seat.started(peer);
         self.tend(now);
         true
     }
