@@ -105,6 +105,7 @@ impl<'u, 'b> Grid<'u, 'b> {
                 latency: Duration::from_millis(u.int_in_range(100..=3000)?),
                 upload: Bitrate(u.int_in_range(0..=10_000_000)?),
                 measure: u.arbitrary()?,
+                volume: u.arbitrary()?,
                 relay: u.ratio(7, 8)?,
                 seed_only: u.ratio(1, 8)?,
                 max_peers: u.int_in_range(0..=20)?,

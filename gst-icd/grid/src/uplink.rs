@@ -148,6 +148,8 @@ pub struct Uplink {
     /// Bytes that were taken from the rate, and when the rest was looked at.
     paid: f64,
     paid_at: Instant,
+    /// Bytes that the transport has sent, as it said last.
+    total: u64,
     /// The queueing delay, and when it was looked at.
     looked: Option<(Instant, Duration)>,
     /// Pieces that expired in the queue.
@@ -172,6 +174,7 @@ impl Uplink {
             overheard: now,
             paid: 0.0,
             paid_at: now,
+            total: 0,
             looked: None,
             expired: 0,
         }
@@ -243,6 +246,7 @@ impl Uplink {
     /// The transport has sent so many bytes in all. What was not foreseen is paid for: handshakes, packets
     /// that were lost and said again.
     pub fn went_out(&mut self, total: u64, now: Instant) {
+        self.total = total;
         let total = total as f64;
         let waits: usize = self.lanes.values().map(|lane| lane.flight_bytes).sum();
         // What is handed over may go later; beyond it, more was paid for than it took.
@@ -258,6 +262,11 @@ impl Uplink {
         self.paid = self.paid.max(total - rate * UNPAID.as_secs_f64());
         let share = rate * SURPRISES * elapsed.min(UNPAID.as_secs_f64());
         self.pay((total - self.paid).clamp(0.0, share));
+    }
+
+    /// Bytes that the transport has sent in all, as it said last.
+    pub fn total(&self) -> u64 {
+        self.total
     }
 
     fn charge(&mut self, bytes: f64, now: Instant) {

@@ -58,6 +58,7 @@ fn viewer(key: &Key, seed: &SeedHandle) -> (ViewerHandle, Events) {
             upload: Bitrate(20_000_000),
             relay: true,
             measure: false,
+            volume: None,
             seed_only: false,
             max_peers: 24,
             lan: None,

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use icd_grid::{
     Bitrate, Entry, Epoch, Input, Media, MediaState, Policy, SeedSettings, ViewerSettings,
 };
-use icd_net::{Key, SeedConfig, SeedHandle, ViewerConfig, ViewerHandle, start_seed, start_viewer};
+use icd_net::{
+    BindError, Key, SeedConfig, SeedHandle, StartError, ViewerConfig, ViewerHandle, start_seed,
+    start_viewer,
+};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -16,7 +19,7 @@ fn seed(key: &Key, port: u16) -> SeedHandle {
 }
 
 fn seed_of(key: &Key, port: u16, epoch: Epoch) -> SeedHandle {
-    let config = SeedConfig {
+    let config = || SeedConfig {
         key: key.clone(),
         address: Some([127, 0, 0, 1].into()),
         port,
@@ -31,8 +34,17 @@ fn seed_of(key: &Key, port: u16, epoch: Epoch) -> SeedHandle {
             policy: Policy::default(),
         },
     };
-    let (seed, _events) = start_seed(config, || false).unwrap();
-    seed
+    // The one before it is stopped within 300 ms, but for its port a busy machine may need longer.
+    let until = Instant::now() + DEADLINE;
+    loop {
+        match start_seed(config(), || false) {
+            Ok((seed, _events)) => return seed,
+            Err(StartError::Bind(BindError::InUse(_))) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 fn viewer(key: &Key, port: u16) -> ViewerHandle {
@@ -45,6 +57,7 @@ fn viewer(key: &Key, port: u16) -> ViewerHandle {
             upload: Bitrate(20_000_000),
             relay: true,
             measure: false,
+            volume: None,
             seed_only: false,
             max_peers: 24,
             lan: None,

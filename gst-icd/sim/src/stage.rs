@@ -277,6 +277,7 @@ impl Scenario {
             latency: self.latency,
             upload: newcomer.upload,
             measure: newcomer.measure,
+            volume: None,
             relay: newcomer.relay,
             seed_only: newcomer.seed_only,
             max_peers: 100,

@@ -226,6 +226,13 @@ impl World {
         self.pump(host);
     }
 
+    /// And so much in all, what it sent before included.
+    pub fn allow(&mut self, host: usize, bytes: u64) {
+        let input = Input::Volume(Some(bytes));
+        self.hosts[host].node.handle(input, self.now);
+        self.pump(host);
+    }
+
     /// The broadcaster's caps or tags change.
     pub fn change(&mut self) {
         let media = self.frames.to_le_bytes().to_vec().into();

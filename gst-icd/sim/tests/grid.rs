@@ -356,6 +356,39 @@ fn a_viewer_that_is_told_to_send_less_does_and_nobody_sees_it() {
 }
 
 #[test]
+fn a_viewer_that_has_sent_all_that_it_may_goes_on_alone_and_nobody_sees_it() {
+    for seed in 0..3 {
+        let mut world = World::new(scenario(seed, Some(2.5)));
+        world.run(Duration::from_secs(3));
+        let hosts: Vec<_> = (0..8)
+            .map(|_| {
+                let host = world.join(share(2.0), true);
+                world.run(Duration::from_secs(1));
+                host
+            })
+            .collect();
+        world.run(Duration::from_secs(5));
+        let sent = |world: &World| world.viewers()[0].stats.bytes_sent;
+        // What it sends in a second more at its cap, and while its children look for others.
+        let (second, most) = (share(2.0).0 / 8, sent(&world) + share(1.0).0 / 8);
+        world.allow(hosts[0], most);
+        world.run(Duration::from_secs(15));
+        report(&world);
+        nobody_lost(&world);
+        let beyond = sent(&world).saturating_sub(most);
+        assert!(
+            sent(&world) >= most && beyond <= 2 * second,
+            "{beyond} beyond"
+        );
+        assert_eq!(world.viewers()[0].stats.slots, 0);
+        // It may send more, and does.
+        world.allow(hosts[0], u64::MAX);
+        world.run(Duration::from_secs(2));
+        assert!(world.viewers()[0].stats.slots > 0);
+    }
+}
+
+#[test]
 fn who_is_told_nothing_of_its_line_guesses_what_it_carries() {
     for copies in [0.5, 2.0, 6.0] {
         let mut world = World::new(scenario(8, None));

@@ -231,6 +231,16 @@ impl ObjectImpl for IcdSrc {
                 }
                 return;
             }
+            "max-upload-volume" => {
+                let mut settings = lock(&self.settings);
+                settings.max_volume = value.get().expect("type checked upstream");
+                let volume = settings.volume();
+                drop(settings);
+                if let Some(started) = lock(&self.state).as_ref() {
+                    started.viewer.offer(Input::Volume(volume));
+                }
+                return;
+            }
             SHOW_ADDRESSES => {
                 lock(&self.settings).show_addresses = value.get().expect("type checked upstream");
                 return;
@@ -302,6 +312,7 @@ impl ObjectImpl for IcdSrc {
                     "token-file" => s.access.file_name().to_value(),
                     "relay" => s.relay.to_value(),
                     "max-upload-bitrate" => s.max_upload.to_value(),
+                    "max-upload-volume" => s.max_volume.to_value(),
                     "max-peers" => s.max_peers.to_value(),
                     "bind-address" => s.bind_address.to_value(),
                     "bind-port" => u32::from(s.bind_port).to_value(),

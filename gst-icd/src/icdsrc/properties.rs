@@ -50,6 +50,12 @@ pub(super) fn properties() -> Vec<glib::ParamSpec> {
             .default_value(d.max_upload)
             .mutable_playing()
             .build(),
+        glib::ParamSpecUInt64::builder("max-upload-volume")
+            .nick("Maximum upload volume")
+            .blurb("Upload in all, in bytes (0 = unlimited): when it is used up, other viewers find other parents, and this one relays no more")
+            .default_value(d.max_volume)
+            .mutable_playing()
+            .build(),
         glib::ParamSpecUInt::builder("max-peers")
             .nick("Maximum peers")
             .blurb("Connections to other viewers, at most")

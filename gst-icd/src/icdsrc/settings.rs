@@ -16,11 +16,12 @@ pub(crate) const LATENCY_MS: RangeInclusive<u64> = 0..=600_000;
 pub(crate) const PEERS: RangeInclusive<u64> = 1..=1000;
 
 /// Properties that parameters of a URI set.
-pub(crate) const PARAMETERS: [&str; 8] = [
+pub(crate) const PARAMETERS: [&str; 9] = [
     "latency",
     "relay",
     "seed-only",
     "max-upload-bitrate",
+    "max-upload-volume",
     "max-peers",
     "bind-address",
     "bind-port",
@@ -44,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) seed_only: bool,
     pub(crate) show_addresses: bool,
     pub(crate) max_upload: u64,
+    /// Zero is unlimited.
+    pub(crate) max_volume: u64,
     pub(crate) max_peers: u32,
     pub(crate) bind_address: String,
     pub(crate) bind_port: u16,
@@ -63,6 +66,7 @@ impl Default for Settings {
             seed_only: false,
             show_addresses: false,
             max_upload: 0,
+            max_volume: 0,
             // A strong uplink feeds one stripe each to so many.
             max_peers: 100,
             bind_address: "::".into(),
@@ -79,6 +83,11 @@ impl Settings {
             0 => CAUTIOUS_UPLOAD,
             rate => Bitrate(rate),
         }
+    }
+
+    /// In bytes; none is unlimited.
+    pub(crate) fn volume(&self) -> Option<u64> {
+        (self.max_volume > 0).then_some(self.max_volume)
     }
 
     fn bind(&self) -> Result<Option<IpAddr>, String> {
@@ -122,6 +131,7 @@ impl Settings {
                 "relay" => new.relay = flag(name, value)?,
                 "seed-only" => new.seed_only = flag(name, value)?,
                 "max-upload-bitrate" => new.max_upload = number(0..=u64::MAX)?,
+                "max-upload-volume" => new.max_volume = number(0..=u64::MAX)?,
                 "max-peers" => new.max_peers = number(PEERS)? as u32,
                 "bind-address" => new.bind_address.clone_from(value),
                 "bind-port" => {
@@ -175,6 +185,7 @@ impl Settings {
                 upload: self.upload(),
                 relay: self.relay,
                 measure: false,
+                volume: self.volume(),
                 seed_only: self.seed_only,
                 max_peers: self.max_peers as usize,
                 lan: None,

@@ -58,6 +58,8 @@ pub struct ViewerSettings {
     pub upload: Bitrate,
     /// What the line carries below that is found out.
     pub measure: bool,
+    /// Bytes to others, at most, headers included: then it relays no more. None is unlimited.
+    pub volume: Option<u64>,
     /// Whether to relay at all.
     pub relay: bool,
     /// No other viewer is reached, or shall be.
@@ -164,6 +166,8 @@ pub enum Input {
     Live,
     /// The cap of the upload changed.
     Upload(Option<Bitrate>),
+    /// What a viewer may send in all changed, what it sent before included; none is unlimited.
+    Volume(Option<u64>),
     /// Seed: the most viewers changed.
     MaxViewers(Option<usize>),
 }

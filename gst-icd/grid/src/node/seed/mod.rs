@@ -224,7 +224,7 @@ impl Seed {
             Input::MaxViewers(max) => self.seat.max_viewers = max,
             Input::Ban(node) => self.ban(node, now),
             Input::AskAdmission(ask) => self.ask_admission = ask,
-            Input::Live => {}
+            Input::Live | Input::Volume(_) => {}
         }
     }
 

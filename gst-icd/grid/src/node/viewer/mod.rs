@@ -294,6 +294,7 @@ impl Viewer {
                 delivered,
             } => self.relay.uplink.sent(peer, seq, delivered, now),
             Input::WentOut(total) => self.relay.uplink.went_out(total, now),
+            Input::Volume(volume) => self.settings.volume = volume,
             Input::Upload(rate) => {
                 self.relay.uplink.set_rate(rate);
                 self.relay.resize();
@@ -637,6 +638,10 @@ impl Viewer {
             self.tidy(now);
             self.relay.close_mute(|peer| self.seed == Some(peer), now);
             self.probe(now);
+            // Who has sent all that it may gives its children time to find others, as one whose line shrinks.
+            let sent = self.relay.bytes_sent.max(self.relay.uplink.total());
+            let may = self.settings.volume.is_none_or(|most| sent < most);
+            self.relay.gives = self.settings.relay && may;
             self.relay.measure(now);
             self.shed(now);
             self.tell_maps(now);
