@@ -27,7 +27,7 @@ const LEAST_PATIENCE: Duration = Duration::from_millis(40);
 /// Who spoke within this time surely lives.
 pub const SPOKE: Duration = Duration::from_millis(400);
 const MAX_OUTSTANDING_PER_PEER: usize = 16;
-/// Who did not answer so many times in a row, or with something else, is not asked for so long.
+/// Who has sent pieces and did not answer so many times in a row, or with something else, is not asked for so long.
 const DEAF: u32 = 4;
 const DEAF_FOR: Duration = Duration::from_secs(20);
 
@@ -44,6 +44,8 @@ pub struct Source {
     pub queue: Duration,
     /// When it said or sent anything last.
     pub heard: Instant,
+    /// It has sent a piece that nobody had sent before.
+    pub proven: bool,
 }
 
 /// A piece that is not here.
@@ -169,7 +171,8 @@ impl Rescue {
         self.deaf
             .retain(|peer, _| sources.iter().any(|s| s.peer == *peer));
         let deaf = |s: &Source| {
-            let deaf = self.deaf.get(&s.peer).filter(|(times, _)| *times >= DEAF);
+            let most = if s.proven { DEAF } else { 1 };
+            let deaf = self.deaf.get(&s.peer).filter(|(times, _)| *times >= most);
             deaf.is_some_and(|(_, at)| now.saturating_duration_since(*at) < DEAF_FOR)
         };
         let asked =
@@ -301,6 +304,7 @@ mod tests {
             rtt: 20 * MS,
             queue: Duration::ZERO,
             heard,
+            proven: true,
         }
     }
 
@@ -514,6 +518,7 @@ mod tests {
                 rtt: 10 * MS,
                 queue: Duration::ZERO,
                 heard: at,
+                proven: true,
             };
             let due = rescue.due(&[item], LATENCY, at);
             let plan = rescue.plan(&due, &[talks], LATENCY, |_, _| true, 1, at);
@@ -538,6 +543,36 @@ mod tests {
         other += MS;
         rescue.answered(PeerId(7));
         assert!(asks(&mut rescue, 102, other));
+    }
+
+    #[test]
+    fn one_that_never_sent_anything_is_left_out_the_first_time() {
+        let now = Instant::now();
+        let asked_again = |proven| {
+            let mut rescue = Rescue::default();
+            let at = now + 500 * MS;
+            let talks = |heard| Source {
+                proven,
+                ..source(2, false, heard)
+            };
+            ask(
+                &mut rescue,
+                &missing(700),
+                &[talks(now)],
+                |_, _| true,
+                1,
+                now,
+            );
+            // It says something, but not what it was asked for.
+            ask(&mut rescue, &missing(200), &[talks(at)], |_, _| true, 1, at);
+            let other = [Missing {
+                seq: Seq(10),
+                ..missing(600)[0]
+            }];
+            let plan = ask(&mut rescue, &other, &[talks(at)], |_, _| true, 1, at);
+            plan.contains_key(&PeerId(2))
+        };
+        assert_eq!([true, false].map(asked_again), [true, false]);
     }
 
     #[test]

@@ -20,6 +20,8 @@ use survey::Survey;
 
 /// A report that is so many times older says nothing about what a viewer can give.
 const REPORT_HOLDS: f64 = 2.2;
+/// Who was sent elsewhere for a stripe and asks again within this time got it from nobody.
+const SENT_AWAY: Duration = Duration::from_secs(3);
 /// What was promised of the viewers' room counts until their reports know of it.
 const PROMISE_HOLDS: Duration = Duration::from_millis(1500);
 /// A newcomer waits for so long for room; then it is told to come back later.
@@ -54,6 +56,8 @@ pub struct Member {
     pub settled: bool,
     /// It has been told of others.
     pub named: bool,
+    /// When it asked for a stripe on loan and was sent elsewhere.
+    pub sent_away: BTreeMap<StripeId, Instant>,
 }
 
 /// How a viewer's connection is.
@@ -289,6 +293,19 @@ impl Seat {
         self.promised.push((past.0, now + past.1));
     }
 
+    /// Whether one that asks for a stripe on loan may be sent elsewhere: not if it was, and comes back.
+    pub fn may_send_away(&mut self, asker: PeerId, stripe: StripeId, now: Instant) -> bool {
+        let Some(member) = self.members.get_mut(&asker) else {
+            return false;
+        };
+        let lately = |at: &Instant| now.saturating_duration_since(*at) < SENT_AWAY;
+        let came_back = member.sent_away.get(&stripe).is_some_and(lately);
+        if !came_back && stripe.0 < self.stripes {
+            member.sent_away.insert(stripe, now);
+        }
+        !came_back
+    }
+
     /// Of those that have a stripe from the seed: who has most room for one more that lost its parent, as it
     /// says. What it is sent counts until it says so again.
     pub fn refers(
@@ -352,6 +369,7 @@ pub(super) mod tests {
             started: true,
             settled: true,
             named: false,
+            sent_away: BTreeMap::new(),
         }
     }
 
@@ -448,6 +466,17 @@ pub(super) mod tests {
         let weak: Vec<_> = (0..14).map(|_| sent(9, 0)).collect();
         let to = |peer| weak.iter().filter(|p| **p == Some(PeerId(peer))).count();
         assert_eq!((to(1), to(0), to(2)), (3, 2, 0));
+    }
+
+    #[test]
+    fn who_was_sent_elsewhere_in_vain_is_not_sent_there_again() {
+        let (mut seat, _, now) = scene(&[8]);
+        let mut may = |stripe, ms| {
+            let at = now + Duration::from_millis(ms);
+            seat.may_send_away(PeerId(0), StripeId(stripe), at)
+        };
+        assert_eq!([may(0, 0), may(1, 0), may(0, 400)], [true, true, false]);
+        assert!(may(0, 3400), "that was another time");
     }
 
     #[test]

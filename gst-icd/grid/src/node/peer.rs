@@ -44,6 +44,8 @@ pub(super) struct Peer {
     pub(super) ready: bool,
     pub(super) seed: bool,
     pub(super) relays: bool,
+    /// It has sent a piece that nobody had sent before.
+    pub(super) proven: bool,
     pub(super) have: Have,
     /// When it said that.
     pub(super) have_at: Instant,
@@ -88,6 +90,7 @@ impl Peer {
             ready: false,
             seed: false,
             relays: false,
+            proven: false,
             have: Have::default(),
             have_at: now,
             rtt: Duration::from_millis(100),

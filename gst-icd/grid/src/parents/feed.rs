@@ -29,6 +29,7 @@ pub struct Feed {
     pub(super) passed: Option<Instant>,
     /// How late this stripe usually is against the first of the others.
     pub(super) lateness: Duration,
+    /// Since when nobody brings it: who takes it and sends nothing does not end that.
     pub(super) orphan_since: Option<Instant>,
     /// The parent that it lost was fed by the seed.
     pub(super) at_the_top: bool,
@@ -44,8 +45,11 @@ pub struct Feed {
     /// Who is asked although the parent feeds it well, since it is nearer to the seed.
     pub(super) climb: Option<(NodeId, Instant)>,
     pub(super) since: Instant,
-    /// It comes by too many nodes: another parent is looked for, and this one is kept until then.
-    pub(super) deep: bool,
+    /// It comes by too many nodes, or with gaps: another parent is looked for, and this one is kept until then.
+    pub(super) poor: bool,
+    /// Pieces that had to be pulled since it has this parent, fading away.
+    pub(super) gaps: f64,
+    pub(super) gap_at: Instant,
 }
 
 impl Feed {
@@ -68,7 +72,9 @@ impl Feed {
             suggested: None,
             climb: None,
             since: now,
-            deep: false,
+            poor: false,
+            gaps: 0.0,
+            gap_at: now,
         }
     }
 
@@ -106,7 +112,7 @@ impl Feed {
     /// Whether another parent is looked for.
     pub(super) fn wants(&self) -> bool {
         let moves = self.ends.is_some() || self.climb.is_some();
-        self.parent.is_none() || self.lease || moves || self.deep
+        self.parent.is_none() || self.lease || moves || self.poor
     }
 
     pub(super) fn detach(&mut self, now: Instant) {
@@ -119,6 +125,6 @@ impl Feed {
         self.orphan_since.get_or_insert(now);
         self.passed = None;
         self.ends = None;
-        self.deep = false;
+        self.poor = false;
     }
 }

@@ -46,6 +46,11 @@ impl Marks {
         mark.map_or(0, |mark| mark.count)
     }
 
+    /// How often it did so, as long as that is remembered.
+    pub(super) fn ever(&self, node: &NodeId) -> u32 {
+        self.0.get(node).map_or(0, |mark| mark.count)
+    }
+
     pub(super) fn forget(&mut self, now: Instant) {
         self.0.retain(|_, mark| mark.until + LONGEST > now);
     }

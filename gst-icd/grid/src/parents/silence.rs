@@ -11,6 +11,9 @@ use super::*;
 const PATIENCE: Duration = Duration::from_millis(20);
 /// A parent that sends other stripes but not this one has trouble upstream and may mend it.
 const UPSTREAM_PATIENCE: Duration = Duration::from_millis(700);
+/// One that talks and has sent nothing at all since it is known: whoever can feed a stripe has a piece to begin
+/// with. With it go all stripes that it took.
+const FIRST_PATIENCE: Duration = Duration::from_millis(400);
 /// Who said nothing at all for this long is taken for dead; neighbours speak more often (the
 /// buffer maps of [`crate::node`]).
 const DEAD: Duration = Duration::from_millis(300);
@@ -66,8 +69,12 @@ impl Parents {
             }
             let heard = self.heard.get(&parent).copied();
             let alive = heard.is_some_and(|at| now.saturating_duration_since(at) < DEAD + rtt / 2);
+            let proven = neighbours.iter().any(|n| n.peer == parent && n.proven);
             if alive {
-                let patience = UPSTREAM_PATIENCE + Duration::from_millis(rng.u64(0..500));
+                let patience = match proven {
+                    true => UPSTREAM_PATIENCE + Duration::from_millis(rng.u64(0..500)),
+                    false => FIRST_PATIENCE + rtt + Duration::from_millis(rng.u64(0..150)),
+                };
                 if late.is_none_or(|late| late < patience) {
                     continue;
                 }
@@ -88,11 +95,11 @@ impl Parents {
             let feed = &mut self.feeds[k];
             feed.detach(now);
             feed.refused.insert(parent, now + REFUSED);
-            if !alive {
-                self.dead.insert(parent, now + SILENT);
+            if !alive || !proven {
                 for (other, feed) in self.feeds.iter_mut().enumerate() {
                     if feed.parent == Some(parent) {
                         feed.detach(now);
+                        feed.refused.insert(parent, now + REFUSED);
                         let stripe = StripeId(other as u8);
                         steps.push(Step::Leave {
                             peer: parent,
@@ -100,6 +107,9 @@ impl Parents {
                         });
                     }
                 }
+            }
+            if !alive {
+                self.dead.insert(parent, now + SILENT);
                 steps.push(Step::Dead(parent));
             }
         }
@@ -172,6 +182,40 @@ mod tests {
         // It was heard last at 360 ms, and 300 ms and half a round trip are over; its first stripe was
         // passed by another at 560 ms, and is a round of 160 ms and 20 ms behind.
         assert!(at <= 745 * MS, "{at:?}");
+    }
+
+    #[test]
+    fn one_that_talks_and_never_sent_anything_is_left_sooner_and_on_all_stripes() {
+        let left = |proven: bool| {
+            let (mut parents, start) = fed(&[2, 2, 3, 3]);
+            let mute = Neighbour {
+                proven,
+                ..neighbour(2, 5)
+            };
+            let around = [mute, neighbour(3, 5)];
+            let mut rng = fastrand::Rng::with_seed(1);
+            for ms in 0..3000u32 {
+                let now = start + ms * MS;
+                let seq = Seq(1000 + u64::from(ms / 40));
+                let parent = parents.feed(seq.stripe(4)).and_then(Feed::parent);
+                if let Some(parent) = parent.filter(|p| p.0 == 3 && ms % 40 == 0) {
+                    parents.arrived(seq, parent, now);
+                }
+                parents.spoke(PeerId(2), now);
+                let steps = parents.tick(&around, WEAK, &mut rng, now);
+                let leaves = |k: u8| {
+                    let (peer, stripe) = (PeerId(2), StripeId(k));
+                    steps.contains(&Step::Leave { peer, stripe })
+                };
+                if leaves(0) || leaves(1) {
+                    return (ms, leaves(0) && leaves(1));
+                }
+            }
+            panic!("it was not left");
+        };
+        let (never, before) = (left(false), left(true));
+        assert!(never.0 < 650 && before.0 > 700, "{never:?}, {before:?}");
+        assert!(never.1);
     }
 
     #[test]

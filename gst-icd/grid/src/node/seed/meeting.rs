@@ -218,6 +218,7 @@ impl Seed {
             started: false,
             settled,
             named: false,
+            sent_away: Default::default(),
         };
         let wants = !settled && !member.hello.seed_only();
         self.seat.admit(peer, member);

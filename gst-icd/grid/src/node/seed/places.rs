@@ -224,7 +224,7 @@ impl Seed {
         if asker.orphan && lease {
             self.relay.drop_silent(stripe, now);
         }
-        if lease && self.overlent(peer, stripe) {
+        if lease && self.overlent(peer, stripe) && self.seat.may_send_away(peer, stripe, now) {
             let other = self.refers(&asker, stripe, now);
             if other.is_some() || asker.strength < u16::from(self.relay.stripes()) {
                 self.reject(peer, stripe, NoStripe::Busy, other);

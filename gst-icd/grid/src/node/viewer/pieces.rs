@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Who never sent anything is asked for pieces as if it were so much farther.
+const UNPROVEN: Duration = Duration::from_millis(200);
+
 impl Viewer {
     /// The first piece from the play-out on that is not here, on one stripe or on all.
     pub(super) fn first_missing(&self, stripe: Option<StripeId>) -> Option<Seq> {
@@ -82,8 +85,12 @@ impl Viewer {
             return;
         }
         self.gets_elsewhere(info.seq, peer, hop.why);
+        if let Some(state) = self.relay.peers.get_mut(&peer) {
+            state.proven = true;
+        }
         if hop.why == Why::Pull {
             self.rescue.answered(peer);
+            self.parents.pulled(info.seq, peer, now);
             self.rescued += 1;
         }
         if hop.why != Why::Backlog
@@ -231,12 +238,17 @@ impl Viewer {
                     0 => FULL,
                     _ => Duration::ZERO,
                 };
+                let unproven = match p.proven {
+                    true => Duration::ZERO,
+                    false => UNPROVEN,
+                };
                 let queue = Duration::from_millis(u64::from(p.have.queue_ms));
                 Source {
                     peer: *peer,
                     seed: p.seed,
                     rtt: p.rtt,
-                    queue: queue + quiet + full,
+                    queue: queue + quiet + full + unproven,
+                    proven: p.proven,
                     heard: p.heard,
                 }
             })

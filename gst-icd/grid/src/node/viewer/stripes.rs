@@ -331,6 +331,7 @@ impl Viewer {
                 spare: if p.relays { p.have.spare } else { 0 },
                 reserve: if p.relays { p.have.reserve } else { 0 },
                 weakest: if p.relays { &p.have.weakest } else { &[] },
+                proven: p.proven,
                 rtt: p.rtt,
                 lag: Duration::from_millis(u64::from(p.have.lag_ms)),
                 since: p.made_since(format, now),
