@@ -16,9 +16,8 @@ fn stat(pipeline: &gst::Pipeline, name: &str) -> u64 {
 }
 
 /// Two viewers that relay and two that don't, at a seed that carries one and a half. The one that
-/// sends most is told to give a quarter: it does, the other takes over, and nobody loses anything.
-#[test]
-fn a_playing_viewer_that_is_told_to_give_less_does_and_nobody_sees_it() {
+/// sends most is told to give less: it does, the other takes over, and nobody loses anything.
+fn one_gives_less(tell: impl Fn(&gst::Pipeline), gives_less: impl Fn(&gst::Pipeline)) {
     init();
     let seed = launch(&format!(
         "{STREAM} ! icdsink name=seed address=127.0.0.1 port=0 max-upload-bitrate={}",
@@ -41,16 +40,10 @@ fn a_playing_viewer_that_is_told_to_give_less_does_and_nobody_sees_it() {
         .max_by_key(|(v, _)| stat(v, "bytes-sent"))
         .expect("viewers");
     assert!(stat(told, "bytes-sent") > COPY / 8, "it relays");
-    let source = told.by_name("src").expect("the source");
-    source.set_property("max-upload-bitrate", COPY / 4);
+    tell(told);
     // What was on its way, and the moment in which its children move.
     std::thread::sleep(Duration::from_secs(3));
-    let (before, began) = (stat(told, "udp-bytes-sent"), Instant::now());
-    std::thread::sleep(Duration::from_secs(5));
-    let sends = (stat(told, "udp-bytes-sent") - before) as f64 * 8.0;
-    let sends = sends / began.elapsed().as_secs_f64();
-    println!("told {} bit/s, it sends {sends}", COPY / 4);
-    assert!(sends <= COPY as f64 / 4.0 * 1.1, "{sends}");
+    gives_less(told);
     for (viewer, _) in &viewers[2..] {
         assert_eq!(stat(viewer, "bytes-sent"), 0, "relay=false");
     }
@@ -61,6 +54,39 @@ fn a_playing_viewer_that_is_told_to_give_less_does_and_nobody_sees_it() {
         viewer.set_state(gst::State::Null).expect("NULL");
     }
     seed.set_state(gst::State::Null).expect("NULL");
+}
+
+fn set(pipeline: &gst::Pipeline, property: &str, value: u64) {
+    let source = pipeline.by_name("src").expect("the source");
+    source.set_property(property, value);
+}
+
+#[test]
+fn a_playing_viewer_that_is_told_to_give_less_does_and_nobody_sees_it() {
+    let tell = |told: &gst::Pipeline| set(told, "max-upload-bitrate", COPY / 4);
+    one_gives_less(tell, |told| {
+        let (before, began) = (stat(told, "udp-bytes-sent"), Instant::now());
+        std::thread::sleep(Duration::from_secs(5));
+        let sends = (stat(told, "udp-bytes-sent") - before) as f64 * 8.0;
+        let sends = sends / began.elapsed().as_secs_f64();
+        println!("told {} bit/s, it sends {sends}", COPY / 4);
+        assert!(sends <= COPY as f64 / 4.0 * 1.1, "{sends}");
+    });
+}
+
+#[test]
+fn a_playing_viewer_that_has_sent_all_that_it_may_relays_no_more_and_nobody_sees_it() {
+    let tell = |told: &gst::Pipeline| {
+        // Headers and messages count, too.
+        let sent = stat(told, "udp-bytes-sent");
+        assert!(sent > stat(told, "bytes-sent"));
+        set(told, "max-upload-volume", sent + 1000);
+    };
+    one_gives_less(tell, |told| {
+        let before = stat(told, "bytes-sent");
+        std::thread::sleep(Duration::from_secs(3));
+        assert_eq!(stat(told, "bytes-sent"), before);
+    });
 }
 
 /// A stream that nobody pays for by memory: `max-buffer-bytes` holds whatever `buffer-time` says.

@@ -342,7 +342,7 @@ pub enum Message {
         /// Which.
         seqs: Vec<Seq>,
     },
-    /// These come from elsewhere: do not push them.
+    /// These came from elsewhere: do not push them, those that are yet to come there included.
     Cancel(Vec<Seq>),
     /// These are not here, or the uplink is busy.
     Nak(Vec<Seq>),

@@ -22,6 +22,8 @@ pub use neighbour::{Neighbour, Standing};
 /// A peer that said no for a stripe is not asked for it again for this long.
 const REFUSED: Duration = Duration::from_millis(800);
 
+/// One that fed it with gaps, for this long.
+const POOR: Duration = Duration::from_secs(10);
 /// A stripe that moved stays for so long before it goes up.
 const STEADY: Duration = Duration::from_secs(1);
 /// That of one from which many shall live, for less.
@@ -176,6 +178,10 @@ impl Parents {
         feed.suggested = None;
         feed.climb = None;
         feed.since = now;
+        if let Some(old) = former.filter(|_| feed.poor) {
+            feed.refused.insert(old, now + POOR);
+        }
+        feed.deep = false;
         feed.poor = false;
         feed.gaps = 0.0;
         self.heard.insert(peer, now);
@@ -244,7 +250,7 @@ impl Parents {
                     return Path::Same;
                 }
                 // It came to lie so deep while it was fed: it is fed until it has found another place.
-                feed.poor |= path.len() > MAX_DEPTH;
+                feed.deep |= path.len() > MAX_DEPTH;
                 feed.path = path;
                 Path::Changed
             }

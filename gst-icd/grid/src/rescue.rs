@@ -246,14 +246,11 @@ impl Rescue {
         plan
     }
 
-    /// A piece came from somebody: who else was asked for it and may still send it.
-    pub fn came(&mut self, seq: Seq, from: PeerId) -> BTreeSet<PeerId> {
+    /// A piece came from somebody: whether that one was asked for it, and who else was and may still send it.
+    pub fn came(&mut self, seq: Seq, from: PeerId) -> (bool, BTreeSet<PeerId>) {
         let pull = self.pulls.get_mut(&seq);
-        let mut others = pull.map(|p| std::mem::take(&mut p.waited_for));
-        if let Some(others) = &mut others {
-            others.remove(&from);
-        }
-        others.unwrap_or_default()
+        let mut others = pull.map_or_else(BTreeSet::new, |p| std::mem::take(&mut p.waited_for));
+        (others.remove(&from), others)
     }
 
     /// A neighbour sent what it was asked for, or said that it can't.
@@ -410,9 +407,10 @@ mod tests {
         rescue.refused(PeerId(3), false, Seq(9), now + 180 * MS);
         assert_eq!(plan(&mut rescue, 520, 180), Some(PeerId(4)));
         let late = BTreeSet::from([PeerId(2)]);
-        assert_eq!(rescue.came(Seq(9), PeerId(4)), late);
-        assert_eq!(rescue.came(Seq(9), PeerId(4)), BTreeSet::new(), "said once");
-        assert_eq!(rescue.came(Seq(8), PeerId(4)), BTreeSet::new(), "a push");
+        assert_eq!(rescue.came(Seq(9), PeerId(4)), (true, late));
+        let nobody = (false, BTreeSet::new());
+        assert_eq!(rescue.came(Seq(9), PeerId(4)), nobody, "said once");
+        assert_eq!(rescue.came(Seq(8), PeerId(4)), nobody, "a push");
     }
 
     #[test]

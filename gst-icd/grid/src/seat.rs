@@ -56,6 +56,8 @@ pub struct Member {
     pub settled: bool,
     /// It has been told of others.
     pub named: bool,
+    /// Others that were sent to it since it said what it can spare.
+    pub referred: u16,
     /// When it asked for a stripe on loan and was sent elsewhere.
     pub sent_away: BTreeMap<StripeId, Instant>,
 }
@@ -88,7 +90,7 @@ pub enum Place {
 #[derive(Debug)]
 pub struct Seat {
     members: BTreeMap<PeerId, Member>,
-    /// Of these: those that have not been told yet where the stream begins.
+    /// Of these: those that may still be turned away, as they have not been told where the stream begins.
     waiting: usize,
     /// And how many come from where.
     from: HashMap<IpAddr, usize>,
@@ -195,6 +197,8 @@ impl Seat {
     pub fn started(&mut self, peer: PeerId) {
         if let Some(member) = self.members.get_mut(&peer) {
             self.waiting -= usize::from(!member.settled);
+            let anew = !member.started && member.hello.seed_only();
+            self.survey.depend(usize::from(anew));
             member.started = true;
             member.settled = true;
         }
@@ -246,6 +250,7 @@ impl Seat {
         self.carriers.said(&member.report.parents, &report.parents);
         member.hello.upload = report.upload;
         member.report = report;
+        member.referred = 0;
         member.reported = Some(now);
     }
 
@@ -315,7 +320,10 @@ impl Seat {
     ) -> Option<PeerId> {
         let room = |peer: &PeerId| {
             let member = self.members.get(peer).filter(|m| m.hello.relay);
-            member.map_or(0, |m| m.report.spare.min(self.trusted(*peer)))
+            member.map_or(0, |m| {
+                let room = m.report.spare.min(self.trusted(*peer));
+                room.saturating_sub(m.referred)
+            })
         };
         // The strong go up.
         let peer = fed
@@ -323,8 +331,7 @@ impl Seat {
                 *peer != asker && room(peer) > 0 && !outweighs(strength, self.trusted(*peer))
             })
             .max_by_key(|peer| (room(peer), *peer))?;
-        let left = room(&peer) - 1;
-        self.members.get_mut(&peer)?.report.spare = left;
+        self.members.get_mut(&peer)?.referred += 1;
         Some(peer)
     }
 
@@ -369,6 +376,7 @@ pub(super) mod tests {
             started: true,
             settled: true,
             named: false,
+            referred: 0,
             sent_away: BTreeMap::new(),
         }
     }

@@ -58,7 +58,7 @@ pub struct ViewerSettings {
     pub upload: Bitrate,
     /// What the line carries below that is found out.
     pub measure: bool,
-    /// Bytes to others, at most, headers included: then it relays no more. None is unlimited.
+    /// Bytes that it sends to anybody, at most, headers included: then it relays no more. None is unlimited.
     pub volume: Option<u64>,
     /// Whether to relay at all.
     pub relay: bool,

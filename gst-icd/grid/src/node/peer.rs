@@ -115,6 +115,11 @@ impl Peer {
         }
     }
 
+    /// What it said of pieces to come holds no more: others have their numbers.
+    pub(super) fn needs_all(&mut self) {
+        self.elsewhere.clear();
+    }
+
     /// It gets a piece elsewhere that is not here yet.
     pub(super) fn gets_elsewhere(&mut self, seq: Seq) {
         self.elsewhere.insert(seq);
@@ -155,5 +160,7 @@ mod tests {
         assert_eq!(peer.elsewhere.len(), MAX_ELSEWHERE);
         assert!(peer.has_elsewhere(Seq(999)) && !peer.has_elsewhere(Seq(999)));
         assert!(!peer.has_elsewhere(Seq(0)));
+        peer.needs_all();
+        assert!(!peer.has_elsewhere(Seq(998)), "another epoch");
     }
 }

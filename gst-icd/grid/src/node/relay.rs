@@ -132,6 +132,7 @@ impl Relay {
         self.children.reset(format.stripes);
         for peer in self.peers.values_mut() {
             peer.have = Have::default();
+            peer.needs_all();
             peer.given_header = None;
         }
     }

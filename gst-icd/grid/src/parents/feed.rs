@@ -45,7 +45,9 @@ pub struct Feed {
     /// Who is asked although the parent feeds it well, since it is nearer to the seed.
     pub(super) climb: Option<(NodeId, Instant)>,
     pub(super) since: Instant,
-    /// It comes by too many nodes, or with gaps: another parent is looked for, and this one is kept until then.
+    /// It comes by too many nodes: another parent is looked for, and this one is kept until then.
+    pub(super) deep: bool,
+    /// It comes with gaps: the same.
     pub(super) poor: bool,
     /// Pieces that had to be pulled since it has this parent, fading away.
     pub(super) gaps: f64,
@@ -72,6 +74,7 @@ impl Feed {
             suggested: None,
             climb: None,
             since: now,
+            deep: false,
             poor: false,
             gaps: 0.0,
             gap_at: now,
@@ -112,7 +115,7 @@ impl Feed {
     /// Whether another parent is looked for.
     pub(super) fn wants(&self) -> bool {
         let moves = self.ends.is_some() || self.climb.is_some();
-        self.parent.is_none() || self.lease || moves || self.poor
+        self.parent.is_none() || self.lease || moves || self.deep || self.poor
     }
 
     pub(super) fn detach(&mut self, now: Instant) {
@@ -125,6 +128,7 @@ impl Feed {
         self.orphan_since.get_or_insert(now);
         self.passed = None;
         self.ends = None;
+        self.deep = false;
         self.poor = false;
     }
 }

@@ -14,21 +14,42 @@ const GAPS_OVER: f64 = 4.0;
 const FEW_GAPS: f64 = 4.0;
 
 impl Parents {
-    /// A piece had to be pulled: whether its parent brings too little of the stripe, so that another is looked for.
+    /// A piece had to be pulled from another: whether the parent brings too little, so that one is looked for.
+    /// Above the seed there is nobody.
     pub fn pulled(&mut self, seq: Seq, from: PeerId, now: Instant) {
         let stripe = seq.stripe(self.feeds.len().max(1) as u8);
+        let most = self.most_gaps();
         let Some(feed) = self.feeds.get_mut(stripe.index()) else {
             return;
         };
-        let had = now.saturating_duration_since(feed.since) >= KNOWN;
-        if !had || feed.lease || feed.parent.is_none_or(|parent| parent == from) {
+        let known = now.saturating_duration_since(feed.since) >= KNOWN;
+        let of_seed = feed.lease || feed.path.is_empty();
+        if !known || of_seed || feed.parent.is_none_or(|parent| parent == from) {
             return;
         }
-        let elapsed = now.saturating_duration_since(feed.gap_at).as_secs_f64();
-        feed.gaps = feed.gaps * (-elapsed / GAPS_OVER).exp() + 1.0;
+        feed.gaps = feed.gaps_left(now) + 1.0;
         feed.gap_at = now;
+        feed.poor |= feed.gaps >= most;
+    }
+
+    /// What was a bad moment of the parent is over.
+    pub(super) fn forgive(&mut self, now: Instant) {
+        let most = self.most_gaps();
+        for feed in self.feeds.iter_mut().filter(|feed| feed.poor) {
+            feed.poor = feed.gaps_left(now) > most / 2.0;
+        }
+    }
+
+    fn most_gaps(&self) -> f64 {
         let comes = GAPS_OVER / self.round.as_secs_f64().max(0.001);
-        feed.poor |= feed.gaps >= (comes * GAPS).max(FEW_GAPS);
+        (comes * GAPS).max(FEW_GAPS)
+    }
+}
+
+impl Feed {
+    fn gaps_left(&self, now: Instant) -> f64 {
+        let elapsed = now.saturating_duration_since(self.gap_at).as_secs_f64();
+        self.gaps * (-elapsed / GAPS_OVER).exp()
     }
 }
 
@@ -39,9 +60,10 @@ mod tests {
 
     /// Of a stripe that comes every 160 ms, each so manieth piece is pulled, for ten seconds; whether another
     /// parent was asked meanwhile, and which one feeds it.
-    fn after(each: u64, by: u64, from: u64) -> (bool, Option<PeerId>) {
+    fn after(each: u64, path: &[u64], from: u64) -> (bool, Option<PeerId>) {
         let (mut parents, start) = fed(&[2, 3, 3, 3]);
         let stripe = StripeId(0);
+        parents.path_changed(PeerId(2), stripe, path.to_vec(), 7);
         let around = [1, 2, 3].map(|peer| Neighbour {
             since: 1000,
             ..neighbour(peer, 5)
@@ -53,7 +75,7 @@ mod tests {
             for k in 0..4 {
                 let seq = Seq(1000 + 4 * n + k);
                 let pulled = k == 0 && n % each == 0;
-                let parent = PeerId(if k == 0 { by } else { 3 });
+                let parent = PeerId(if k == 0 { 2 } else { 3 });
                 let whom = if pulled { PeerId(from) } else { parent };
                 parents.arrived(seq, whom, now);
                 if pulled {
@@ -69,8 +91,22 @@ mod tests {
     #[test]
     fn where_much_has_to_be_pulled_another_parent_is_asked_and_this_one_kept_meanwhile() {
         let kept = Some(PeerId(2));
-        assert_eq!(after(2, 2, 3), (true, kept));
-        assert_eq!(after(10, 2, 3), (false, kept), "a piece now and then");
-        assert_eq!(after(2, 2, 2), (false, kept), "it answered itself");
+        let path = &[2];
+        assert_eq!(after(2, path, 3), (true, kept));
+        assert_eq!(after(10, path, 3), (false, kept), "a piece now and then");
+        assert_eq!(after(2, path, 2), (false, kept), "it answered itself");
+        assert_eq!(after(2, &[], 3), (false, kept), "it is the seed");
+    }
+
+    #[test]
+    fn a_bad_moment_is_forgiven() {
+        let (mut parents, start) = fed(&[2]);
+        let known = start + KNOWN;
+        (0..8).for_each(|n| parents.pulled(Seq(4 * n), PeerId(3), known));
+        let mut poor = |after: Duration| {
+            parents.forgive(known + after);
+            parents.feeds[0].poor
+        };
+        assert!(poor(Duration::ZERO) && !poor(Duration::from_secs(10)));
     }
 }

@@ -34,6 +34,7 @@ impl Parents {
         self.dead.retain(|_, until| *until > now);
         self.find_silence(neighbours, rng, &mut steps, now);
         self.marks.forget(now);
+        self.forgive(now);
         for feed in &mut self.feeds {
             if feed.ends.is_some_and(|at| at <= now) {
                 feed.detach(now);

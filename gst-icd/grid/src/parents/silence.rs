@@ -38,6 +38,24 @@ impl Parents {
             .is_some_and(|at| now.saturating_duration_since(at) > most)
     }
 
+    /// Whether a neighbour says that it has a stripe two rounds farther than it came here.
+    fn is_passed(&self, k: usize, neighbours: &[Neighbour<'_>]) -> bool {
+        let feed = &self.feeds[k];
+        let rounds = 2 * self.feeds.len() as u64;
+        let mut others = neighbours.iter().filter(|n| feed.parent != Some(n.peer));
+        others.any(|n| {
+            let head = n.heads.get(k).copied().flatten();
+            head.is_some_and(|head| feed.last.is_none_or(|last| head >= last.plus(rounds)))
+        })
+    }
+
+    /// For how long nothing has come on a stripe beyond what its parent may leave it idle.
+    fn mute(&self, k: usize, now: Instant) -> Duration {
+        let idle = self.round.max(IDLE * self.feeds.len() as u32);
+        let silent = now.saturating_duration_since(self.feeds[k].heard);
+        silent.saturating_sub(idle)
+    }
+
     /// Whether nothing came on it for longer than the parent may leave it idle.
     fn quiet(&self, feed: &Feed, now: Instant) -> bool {
         let most = self.round.max(IDLE * self.feeds.len() as u32) + IDLE_PATIENCE;
@@ -63,6 +81,8 @@ impl Parents {
                 .map(|n| n.rtt)
                 .unwrap_or_default();
             let late = feed.passed.map(|at| now.saturating_duration_since(at));
+            // All stripes may come from this one, and none passes another: then a neighbour has more.
+            let late = late.or_else(|| self.is_passed(k, neighbours).then(|| self.mute(k, now)));
             let before = now.checked_sub(rtt).unwrap_or(now);
             if !self.behind(feed, now) && !self.quiet(feed, before) {
                 continue;
@@ -97,6 +117,7 @@ impl Parents {
             feed.refused.insert(parent, now + REFUSED);
             if !alive || !proven {
                 for (other, feed) in self.feeds.iter_mut().enumerate() {
+                    feed.pending.take_if(|pending| pending.peer == parent);
                     if feed.parent == Some(parent) {
                         feed.detach(now);
                         feed.refused.insert(parent, now + REFUSED);
@@ -215,7 +236,31 @@ mod tests {
         };
         let (never, before) = (left(false), left(true));
         assert!(never.0 < 650 && before.0 > 700, "{never:?}, {before:?}");
-        assert!(never.1);
+        assert!(never.1 && !before.1);
+    }
+
+    #[test]
+    fn a_single_parent_that_is_starved_itself_is_left_when_a_neighbour_has_more() {
+        let left = |head: u64| {
+            let (mut parents, start) = fed(&[2, 2, 2, 2]);
+            let heads = [Some(Seq(head)); 4];
+            let other = Neighbour {
+                heads: &heads,
+                ..neighbour(3, 5)
+            };
+            let around = [neighbour(2, 5), other];
+            let mut rng = fastrand::Rng::with_seed(1);
+            (0..4).for_each(|k| parents.arrived(Seq(1000 + k), PeerId(2), start));
+            let leaves = |step: &Step| matches!(step, Step::Leave { .. });
+            (0..4000u32).step_by(20).find(|ms| {
+                let now = start + *ms * MS;
+                parents.spoke(PeerId(2), now);
+                let steps = parents.tick(&around, WEAK, &mut rng, now);
+                steps.iter().any(leaves)
+            })
+        };
+        assert!(left(1020).is_some_and(|ms| ms < 2000), "{:?}", left(1020));
+        assert_eq!(left(1003), None, "the stream stands still");
     }
 
     #[test]

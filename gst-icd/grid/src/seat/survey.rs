@@ -23,6 +23,13 @@ pub(super) struct Survey {
     by_room: [Vec<PeerId>; ROOMY as usize + 1],
 }
 
+impl Survey {
+    /// So many more depend on the seed from now on: those that wait are looked at in one moment.
+    pub(super) fn depend(&mut self, more: usize) {
+        self.dependants += more;
+    }
+}
+
 impl Seat {
     fn survey(&mut self, now: Instant) -> &mut Survey {
         let holds = |at: Instant| now.saturating_duration_since(at) < HOLDS;
@@ -139,6 +146,12 @@ mod tests {
         let spare =
             |seat: &mut Seat, ms| seat.spare(PeerId(0), now + ms * Duration::from_millis(1)).0;
         assert_eq!(spare(&mut seat, 0), 99.0 * 8.0);
+        seat.members.get_mut(&PeerId(9)).expect("one").started = false;
+        let hello = &mut seat.members.get_mut(&PeerId(9)).expect("one").hello;
+        hello.features = Hello::SEED_ONLY;
+        assert_eq!(seat.dependants(now), 0);
+        seat.started(PeerId(9));
+        assert_eq!(seat.dependants(now), 1, "at once");
         seat.forget(PeerId(7));
         assert_eq!([19, 20].map(|ms| spare(&mut seat, ms)), [792.0, 784.0]);
         // Who has gone meanwhile is not named.

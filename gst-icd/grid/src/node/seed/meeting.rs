@@ -218,6 +218,7 @@ impl Seed {
             started: false,
             settled,
             named: false,
+            referred: 0,
             sent_away: Default::default(),
         };
         let wants = !settled && !member.hello.seed_only();

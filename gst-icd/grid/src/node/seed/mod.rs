@@ -61,7 +61,7 @@ const MANY: usize = 16;
 const LIVE_FROM: u32 = 8;
 /// A child that asks anew within this time is not sent the past again.
 const GIVEN_PAST: Duration = Duration::from_millis(200);
-/// Those that wait for a start are looked at this often; each look sums what all others can give.
+/// Those that wait for a start are looked at this often; each look weighs what the grid can give.
 const STARTS: Duration = Duration::from_millis(10);
 /// Hellos that are refused for good, from one address, at once and each second: tokens are guessed so.
 const MAX_IN_VAIN: u32 = 16;

@@ -79,7 +79,7 @@ impl Viewer {
             epoch: self.relay.epoch,
             resume: self.started.and(self.first_missing(None)),
             latency_ms: self.settings.latency.as_millis().min(u128::from(u32::MAX)) as u32,
-            relay: self.relay.gives,
+            relay: self.settings.relay,
             // What is not known yet is none.
             upload: self.relay.uplink.rate().unwrap_or(Bitrate(u64::MAX)),
             // The seed alone is told: it knows who is in the same network.

@@ -380,7 +380,8 @@ impl Viewer {
             } => {
                 // Only who was asked may send this node elsewhere.
                 let asked = self.parents.is_pending(peer, stripe);
-                let go_to = instead.as_ref().map(|c| c.node);
+                // The seed knows who has the stripe; another may name its like.
+                let go_to = instead.as_ref().filter(|_| seed).map(|c| c.node);
                 self.parents.rejected(peer, stripe, go_to, now);
                 self.suggested(instead.filter(|_| asked), Some(peer), now);
                 if why == NoStripe::Busy
@@ -485,6 +486,7 @@ impl Viewer {
             self.orphans.clear();
             self.unwanted.clear();
             self.rescue.clear();
+            self.elsewhere.clear();
             self.playout.start(start.from, start.head, now);
             self.started = Some((now, start.head));
             self.beacon = None;

@@ -84,15 +84,7 @@ impl Viewer {
         if self.relay.store(piece, Some(peer), now) != Offered::New {
             return;
         }
-        self.gets_elsewhere(info.seq, peer, hop.why);
-        if let Some(state) = self.relay.peers.get_mut(&peer) {
-            state.proven = true;
-        }
-        if hop.why == Why::Pull {
-            self.rescue.answered(peer);
-            self.parents.pulled(info.seq, peer, now);
-            self.rescued += 1;
-        }
+        self.brought(info.seq, peer, now);
         if hop.why != Why::Backlog
             && let Some(map) = self.clock.mapping()
         {
@@ -139,15 +131,25 @@ impl Viewer {
         }
     }
 
-    /// A piece is here: who else was asked for it need not send it, nor need the parent, if it was pulled.
-    fn gets_elsewhere(&mut self, seq: Seq, from: PeerId, why: Why) {
-        let mut others = self.rescue.came(seq, from);
+    /// A piece is here. What its sender says of the reason counts for nothing, but whether it was asked for it.
+    fn brought(&mut self, seq: Seq, from: PeerId, now: Instant) {
+        let (pulled, mut others) = self.rescue.came(seq, from);
         let feed = self.parents.feed(seq.stripe(self.relay.stripes()));
-        if let Some(feed) = feed.filter(|f| why == Why::Pull && f.last().is_none_or(|l| l < seq)) {
-            others.extend(feed.parent().filter(|parent| *parent != from));
+        let parent = feed.and_then(|f| f.parent());
+        let to_come = feed.is_some_and(|f| f.last().is_none_or(|last| last < seq));
+        if pulled {
+            self.rescue.answered(from);
+            self.rescued += 1;
+            // Nor need the parent send it.
+            others.extend(parent.filter(|parent| to_come && *parent != from));
+            self.parents.pulled(seq, from, now);
         }
         for peer in others {
             self.elsewhere.entry(peer).or_default().push(seq);
+        }
+        let due = self.playout.position().is_none_or(|next| seq >= next);
+        if let Some(state) = self.relay.peers.get_mut(&from) {
+            state.proven |= due && (pulled || parent == Some(from));
         }
     }
 
