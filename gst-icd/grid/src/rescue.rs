@@ -44,7 +44,7 @@ pub struct Source {
     pub queue: Duration,
     /// When it said or sent anything last.
     pub heard: Instant,
-    /// It has sent a piece that nobody had sent before.
+    /// It has sent a piece that was wanted.
     pub proven: bool,
 }
 

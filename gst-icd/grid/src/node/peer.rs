@@ -44,7 +44,7 @@ pub(super) struct Peer {
     pub(super) ready: bool,
     pub(super) seed: bool,
     pub(super) relays: bool,
-    /// It has sent a piece that nobody had sent before.
+    /// It has sent a piece that was still to be shown, and that it was asked for or brings as a parent.
     pub(super) proven: bool,
     pub(super) have: Have,
     /// When it said that.

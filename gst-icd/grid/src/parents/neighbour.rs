@@ -19,7 +19,7 @@ pub struct Neighbour<'a> {
     pub reserve: u16,
     /// The strength of its weakest child of each stripe.
     pub weakest: &'a [Option<u16>],
-    /// It has sent this node a piece that nobody had sent before.
+    /// It has sent this node a piece that was wanted.
     pub proven: bool,
     /// Round trip to it.
     pub rtt: Duration,
