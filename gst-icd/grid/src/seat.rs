@@ -299,21 +299,23 @@ impl Seat {
     }
 
     /// Whether one that asks for a stripe on loan may be sent elsewhere: not if it was, and comes back.
-    pub fn may_send_away(&mut self, asker: PeerId, stripe: StripeId, now: Instant) -> bool {
-        let Some(member) = self.members.get_mut(&asker) else {
-            return false;
-        };
+    pub fn may_send_away(&self, asker: PeerId, stripe: StripeId, now: Instant) -> bool {
         let lately = |at: &Instant| now.saturating_duration_since(*at) < SENT_AWAY;
-        let came_back = member.sent_away.get(&stripe).is_some_and(lately);
-        if !came_back && stripe.0 < self.stripes {
+        let member = self.members.get(&asker);
+        member.is_some_and(|m| !m.sent_away.get(&stripe).is_some_and(lately))
+    }
+
+    /// It was. Of no more stripes than there are.
+    pub fn sent_away(&mut self, asker: PeerId, stripe: StripeId, now: Instant) {
+        let known = stripe.0 < self.stripes;
+        if let Some(member) = self.members.get_mut(&asker).filter(|_| known) {
             member.sent_away.insert(stripe, now);
         }
-        !came_back
     }
 
     /// Of those that have a stripe from the seed: who has most room for one more that lost its parent, as it
     /// says. What it is sent counts until it says so again.
-    pub fn refers(
+    pub fn referral(
         &mut self,
         (asker, strength): (PeerId, u16),
         fed: impl Iterator<Item = PeerId>,
@@ -466,7 +468,7 @@ pub(super) mod tests {
         // One says more than it is trusted with: a copy, of four stripes, as it has shown nothing.
         let (mut seat, ..) = scene(&[2, 400, 0]);
         let all = || (0..3).map(PeerId);
-        let mut sent = |asker, strength| seat.refers((PeerId(asker), strength), all());
+        let mut sent = |asker, strength| seat.referral((PeerId(asker), strength), all());
         assert_eq!(sent(9, 40), None, "none is as strong");
         assert_eq!(sent(1, 4), None, "it is the strongest itself");
         assert_eq!(sent(9, 5), Some(PeerId(1)));
@@ -479,12 +481,15 @@ pub(super) mod tests {
     #[test]
     fn who_was_sent_elsewhere_in_vain_is_not_sent_there_again() {
         let (mut seat, _, now) = scene(&[8]);
-        let mut may = |stripe, ms| {
+        seat.sent_away(PeerId(0), StripeId(0), now);
+        seat.sent_away(PeerId(0), StripeId(99), now);
+        let may = |stripe, ms| {
             let at = now + Duration::from_millis(ms);
             seat.may_send_away(PeerId(0), StripeId(stripe), at)
         };
-        assert_eq!([may(0, 0), may(1, 0), may(0, 400)], [true, true, false]);
+        assert_eq!([may(0, 400), may(1, 400)], [false, true]);
         assert!(may(0, 3400), "that was another time");
+        assert!(may(99, 0), "there is no such stripe");
     }
 
     #[test]

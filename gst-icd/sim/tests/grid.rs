@@ -324,27 +324,29 @@ fn who_does_not_relay_sends_no_piece() {
     assert_eq!(mute.stats.bytes_sent, 0);
 }
 
+/// Eight whose lines carry two copies each, at a seed that carries two and a half; and the first of them.
+fn eight_of_two_copies(seed: u64) -> (World, usize) {
+    let mut world = World::new(scenario(seed, Some(2.5)));
+    world.run(Duration::from_secs(3));
+    let hosts = [(); 8].map(|()| {
+        let host = world.join(share(2.0), true);
+        world.run(Duration::from_secs(1));
+        host
+    });
+    world.run(Duration::from_secs(5));
+    (world, hosts[0])
+}
+
+/// Bytes of pieces that the first viewer has sent.
+fn sent(world: &World) -> u64 {
+    world.viewers()[0].stats.bytes_sent
+}
+
 #[test]
 fn a_viewer_that_is_told_to_send_less_does_and_nobody_sees_it() {
     for seed in 0..3 {
-        let mut world = World::new(scenario(seed, Some(2.5)));
-        world.run(Duration::from_secs(3));
-        let hosts: Vec<_> = (0..8)
-            .map(|_| {
-                let host = world.join(share(2.0), true);
-                world.run(Duration::from_secs(1));
-                host
-            })
-            .collect();
-        world.run(Duration::from_secs(5));
-        let sent = |world: &World| {
-            world
-                .viewers()
-                .into_iter()
-                .next()
-                .map_or(0, |v| v.stats.bytes_sent)
-        };
-        world.cap(hosts[0], share(0.25));
+        let (mut world, first) = eight_of_two_copies(seed);
+        world.cap(first, share(0.25));
         world.run(Duration::from_secs(2));
         let before = sent(&world);
         world.run(Duration::from_secs(10));
@@ -358,20 +360,10 @@ fn a_viewer_that_is_told_to_send_less_does_and_nobody_sees_it() {
 #[test]
 fn a_viewer_that_has_sent_all_that_it_may_goes_on_alone_and_nobody_sees_it() {
     for seed in 0..3 {
-        let mut world = World::new(scenario(seed, Some(2.5)));
-        world.run(Duration::from_secs(3));
-        let hosts: Vec<_> = (0..8)
-            .map(|_| {
-                let host = world.join(share(2.0), true);
-                world.run(Duration::from_secs(1));
-                host
-            })
-            .collect();
-        world.run(Duration::from_secs(5));
-        let sent = |world: &World| world.viewers()[0].stats.bytes_sent;
+        let (mut world, first) = eight_of_two_copies(seed);
         // What it sends in a second more at its cap, and while its children look for others.
         let (second, most) = (share(2.0).0 / 8, sent(&world) + share(1.0).0 / 8);
-        world.allow(hosts[0], most);
+        world.allow(first, most);
         world.run(Duration::from_secs(15));
         report(&world);
         nobody_lost(&world);
@@ -382,7 +374,7 @@ fn a_viewer_that_has_sent_all_that_it_may_goes_on_alone_and_nobody_sees_it() {
         );
         assert_eq!(world.viewers()[0].stats.slots, 0);
         // It may send more, and does.
-        world.allow(hosts[0], u64::MAX);
+        world.allow(first, u64::MAX);
         world.run(Duration::from_secs(2));
         assert!(world.viewers()[0].stats.slots > 0);
     }

@@ -80,6 +80,13 @@ impl IcdSrc {
         lock(&self.state).is_some()
     }
 
+    /// A setting changed while it plays.
+    fn tell_viewer(&self, input: Input) {
+        if let Some(started) = lock(&self.state).as_ref() {
+            started.viewer.offer(input);
+        }
+    }
+
     fn snapshot(&self) -> Snapshot {
         lock(&self.state)
             .as_ref()
@@ -226,9 +233,7 @@ impl ObjectImpl for IcdSrc {
                 settings.max_upload = value.get().expect("type checked upstream");
                 let upload = settings.upload();
                 drop(settings);
-                if let Some(started) = lock(&self.state).as_ref() {
-                    started.viewer.offer(Input::Upload(Some(upload)));
-                }
+                self.tell_viewer(Input::Upload(Some(upload)));
                 return;
             }
             "max-upload-volume" => {
@@ -236,9 +241,7 @@ impl ObjectImpl for IcdSrc {
                 settings.max_volume = value.get().expect("type checked upstream");
                 let volume = settings.volume();
                 drop(settings);
-                if let Some(started) = lock(&self.state).as_ref() {
-                    started.viewer.offer(Input::Volume(volume));
-                }
+                self.tell_viewer(Input::Volume(volume));
                 return;
             }
             SHOW_ADDRESSES => {

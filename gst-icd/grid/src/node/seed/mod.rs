@@ -39,7 +39,7 @@ const BEACON: Duration = Duration::from_secs(1);
 const SELDOM: u32 = 5;
 /// A ticket holds for this much of the stream, and is renewed three times as often.
 const TICKET: Duration = Duration::from_secs(600);
-/// Those that have not been admitted yet; more are closed at once.
+/// Connections that have not been admitted yet; more are closed at once.
 const MAX_UNREADY: usize = 1024;
 /// More backlog than this in the uplink's queue makes newcomers wait for their start, unless
 /// viewers send it.
@@ -83,7 +83,7 @@ pub(super) struct Seed {
     purse: Purse,
     first: Purse,
     seat: Seat,
-    /// Connections that have not been admitted yet.
+    /// Those connections.
     unready: BTreeSet<PeerId>,
     excluded: bans::Excluded,
     in_vain: Sources,
@@ -168,11 +168,13 @@ impl Seed {
                 addr,
                 binding,
             } => {
-                let (_, twin) = self.relay.connected(peer, (id, addr, binding), now);
+                let (stays, twin) = self.relay.connected(peer, (id, addr, binding), now);
                 if let Some(twin) = twin {
                     self.gone(twin, "it connected anew");
                 }
-                self.unready.insert(peer);
+                if stays {
+                    self.unready.insert(peer);
+                }
                 if self.unready.len() > MAX_UNREADY {
                     self.relay.close(peer, Close::Refused);
                 }

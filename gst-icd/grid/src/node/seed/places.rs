@@ -224,9 +224,10 @@ impl Seed {
         if asker.orphan && lease {
             self.relay.drop_silent(stripe, now);
         }
-        if lease && self.overlent(peer, stripe) && self.seat.may_send_away(peer, stripe, now) {
-            let other = self.refers(&asker, stripe, now);
+        if lease && self.seat.may_send_away(peer, stripe, now) && self.overlent(peer, stripe) {
+            let other = self.referral(&asker, stripe, now);
             if other.is_some() || asker.strength < u16::from(self.relay.stripes()) {
+                self.seat.sent_away(peer, stripe, now);
                 self.reject(peer, stripe, NoStripe::Busy, other);
                 return;
             }
@@ -288,19 +289,20 @@ impl Seed {
 
     /// Whether what is lent last waits for what was lent before.
     fn overlent(&self, peer: PeerId, stripe: StripeId) -> bool {
-        self.relay.uplink.backlog() >= LENT_BACKLOG
-            && self.relay.children.get(peer, stripe).is_none()
+        // What costs most last: the backlog is summed over all that is queued.
+        self.relay.children.get(peer, stripe).is_none()
             && !self.seat.depends(peer)
+            && self.relay.uplink.backlog() >= LENT_BACKLOG
     }
 
     /// Where one that asks for a loan finds the stripe as soon: what is lent last waits for what was lent
     /// before, and who has it already waits for nothing.
-    fn refers(&mut self, asker: &Asker, stripe: StripeId, now: Instant) -> Option<Candidate> {
+    fn referral(&mut self, asker: &Asker, stripe: StripeId, now: Instant) -> Option<Candidate> {
         let peer = asker.peer;
         let relay = &self.relay;
         let lives = |peer: &PeerId| relay.uplink.silence(*peer, now) < LIVES;
         let fed = relay.children.of(stripe).filter(lives);
-        let other = self.seat.refers((peer, asker.strength), fed)?;
+        let other = self.seat.referral((peer, asker.strength), fed)?;
         self.relay.candidate(other)
     }
 
