@@ -266,7 +266,10 @@ impl Viewer {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(match std::env::var_os("GST_DEBUG") {
+                Some(_) => Stdio::inherit(),
+                None => Stdio::null(),
+            })
             // Ctrl-C is for who started it, and ends it.
             .process_group(0)
             .spawn()

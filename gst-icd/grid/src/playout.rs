@@ -80,6 +80,11 @@ impl Playout {
         self.next
     }
 
+    /// Whether the player has got anything since the start.
+    pub fn begun(&self) -> bool {
+        self.begun
+    }
+
     /// Pieces that were given up.
     pub fn lost(&self) -> u64 {
         self.lost
@@ -153,6 +158,15 @@ impl Playout {
             Some((head, until)) if seq <= head => due.max(until),
             _ => due,
         })
+    }
+
+    /// Until when a piece has to be here to be shown in time. What a player that has begun still waits for
+    /// out of grace would be late for it.
+    pub fn wanted(&self, seq: Seq, window: &Window, clock: Option<Mapping>) -> Option<Instant> {
+        match self.begun {
+            true => self.raw_due(seq, window, clock),
+            false => self.due(seq, window, clock),
+        }
     }
 
     /// The player was paused and threw away what it held: goes on with the picture that is due
@@ -375,6 +389,14 @@ mod tests {
             next(0),
             Some((0, true)),
             "half a second, none of it overdue"
+        );
+        let due = |seq| playout.due(Seq(seq), &window, Some(clock)).unwrap();
+        let wanted = |seq| playout.wanted(Seq(seq), &window, Some(clock)).unwrap();
+        assert_eq!(due(30) - now, 2000 * MS, "a late start is waited for");
+        assert_eq!(
+            wanted(30) - now,
+            680 * MS,
+            "but what follows a start is shown at its time"
         );
         let mut playout = Playout::new(2000 * MS);
         playout.start(Seq(0), Seq(95), now);

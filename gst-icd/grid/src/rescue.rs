@@ -253,6 +253,12 @@ impl Rescue {
         (others.remove(&from), others)
     }
 
+    /// Who was asked for a piece since all were asked last.
+    pub fn asked(&self, seq: Seq) -> impl Iterator<Item = PeerId> {
+        let pull = self.pulls.get(&seq);
+        pull.into_iter().flat_map(|pull| pull.asked.iter().copied())
+    }
+
     /// A neighbour sent what it was asked for, or said that it can't.
     pub fn answered(&mut self, peer: PeerId) {
         self.deaf.remove(&peer);

@@ -28,6 +28,7 @@ fn must_come(event: &Event) -> bool {
         Event::TurnedAway { .. }
         | Event::Epoch(_)
         | Event::Failover { .. }
+        | Event::Skipped { .. }
         | Event::Fault { .. } => false,
     }
 }

@@ -113,6 +113,8 @@ pub struct Counts {
     pub payload_bytes: f64,
     /// Pieces that arrived.
     pub pieces: u64,
+    /// Pieces that viewers say that they passed over.
+    pub skipped: u64,
     /// Viewers that were told that there is no room.
     pub refused: u64,
     /// From a death to what its child noticed of it.
@@ -145,6 +147,7 @@ impl Counts {
     ) {
         match event {
             Event::Refused(_) => self.refused += 1,
+            Event::Skipped { count, .. } => self.skipped += count,
             Event::Failover {
                 from: Some(from),
                 gap,

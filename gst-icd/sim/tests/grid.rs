@@ -183,6 +183,23 @@ fn far_apart_and_with_loss_they_are_not_seen_either() {
 }
 
 #[test]
+fn who_stood_still_for_longer_than_its_buffer_lasts_says_what_it_passed_over() {
+    let mut world = World::new(scenario(1, None));
+    world.run(Duration::from_secs(3));
+    let host = world.join(share(1.0), true);
+    world.join(share(1.0), true);
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.counts().skipped, 0);
+    world.freeze(host, true);
+    world.run(Duration::from_secs(4));
+    world.freeze(host, false);
+    world.run(Duration::from_secs(5));
+    let lost: Vec<_> = world.viewers().iter().map(|v| v.stats.lost).collect();
+    assert!(lost[0] > 50 && lost[1] == 0, "{lost:?}");
+    assert_eq!(world.counts().skipped, lost[0]);
+}
+
+#[test]
 fn viewers_that_relay_nothing_live_from_the_seed() {
     let mut world = World::new(scenario(1, None));
     world.run(Duration::from_secs(3));

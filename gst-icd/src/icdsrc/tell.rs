@@ -204,6 +204,24 @@ impl IcdSrc {
                     .field("gap-ms", gap.as_millis() as u64);
                 self.element_message(structure.build());
             }
+            Event::Skipped {
+                seq,
+                count,
+                parent,
+                came,
+                asked,
+                seed,
+            } => {
+                let parent = parent.map_or("nobody".into(), |id| id.to_string());
+                let came = came.map_or("nothing".into(), |seq| seq.0.to_string());
+                let also = if seed { " and the broadcaster" } else { "" };
+                gst::warning!(
+                    CAT,
+                    imp = self,
+                    "lost {count} pieces from {} on: fed by {parent}, newest from there {came}; asked for it: {asked}{also}",
+                    seq.0
+                );
+            }
             Event::Fault { id, what } => {
                 gst::warning!(CAT, imp = self, "peer {id} dropped: {what}");
                 Faults::tell(&self.faults, &*self.obj(), &id.whole(), &what);

@@ -352,6 +352,21 @@ pub enum Event {
         /// How long the stripe was without one.
         gap: Duration,
     },
+    /// Viewer: pieces were not here when they were due, and are passed over.
+    Skipped {
+        /// The first.
+        seq: Seq,
+        /// How many.
+        count: u64,
+        /// Who was to push the first of them.
+        parent: Option<NodeId>,
+        /// How far that one has come.
+        came: Option<Seq>,
+        /// Neighbours that were asked for it since all of them were asked last, the seed not counted.
+        asked: usize,
+        /// The seed was asked, too.
+        seed: bool,
+    },
     /// A peer sent what the broadcaster did not sign, or nonsense; it was dropped.
     Fault {
         /// Its key.

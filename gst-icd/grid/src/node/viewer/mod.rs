@@ -680,7 +680,13 @@ impl Viewer {
         }
         let clock = self.clock.mapping()?;
         loop {
-            match self.playout.next(&self.relay.window, Some(clock), now) {
+            let lost = self.playout.lost();
+            let expected = self.playout.position();
+            let next = self.playout.next(&self.relay.window, Some(clock), now);
+            if let (Some(seq), true) = (expected, self.playout.lost() > lost) {
+                self.skipped(seq, self.playout.lost() - lost);
+            }
+            match next {
                 Next::Play { piece, discont } => {
                     return Some(Media::Payload {
                         bytes: piece.payload(),
@@ -697,6 +703,7 @@ impl Viewer {
                     }
                     let Some((_, header)) = self.relay.headers.get(version) else {
                         self.playout.skip();
+                        self.skipped(expected.unwrap_or_default(), 1);
                         continue;
                     };
                     let media = Media::Header {

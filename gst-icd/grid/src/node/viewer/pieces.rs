@@ -171,7 +171,7 @@ impl Viewer {
         else {
             return;
         };
-        let settled = now.saturating_duration_since(since) > SETTLE;
+        let settled = self.playout.begun() || now.saturating_duration_since(since) > SETTLE;
         // A player that is paused stands still while the window moves on.
         let position = position.max(self.relay.window.floor());
         let head = self.relay.window.head().unwrap_or(position);
@@ -199,6 +199,25 @@ impl Viewer {
         self.ask(&due, now);
     }
 
+    /// Pieces are passed over: tells what was tried.
+    pub(super) fn skipped(&mut self, seq: Seq, count: u64) {
+        let (seed, asked): (Vec<_>, Vec<_>) = self
+            .rescue
+            .asked(seq)
+            .partition(|peer| Some(*peer) == self.seed);
+        let feed = self.parents.feed(seq.stripe(self.relay.stripes().max(1)));
+        let parent = feed.and_then(|feed| feed.parent());
+        let parent = parent.and_then(|peer| self.relay.peers.get(&peer));
+        self.relay.tell(Event::Skipped {
+            seq,
+            count,
+            parent: parent.map(|state| state.id),
+            came: feed.and_then(|feed| feed.last()),
+            asked: asked.len(),
+            seed: !seed.is_empty(),
+        });
+    }
+
     /// A neighbour does not have pieces, or is busy: others are asked at once.
     pub(super) fn pull_refused(&mut self, peer: PeerId, seed: bool, seqs: &[Seq], now: Instant) {
         let mut due = Vec::new();
@@ -213,7 +232,7 @@ impl Viewer {
     /// A piece that is not here, if it is known when it is due.
     fn missing(&self, seq: Seq, now: Instant) -> Option<Missing> {
         let clock = self.clock.mapping();
-        let due = self.playout.due(seq, &self.relay.window, clock)?;
+        let due = self.playout.wanted(seq, &self.relay.window, clock)?;
         Some(Missing {
             seq,
             slack: due.saturating_duration_since(now),
