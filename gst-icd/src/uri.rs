@@ -67,7 +67,8 @@ impl IcdUri {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair
                 .split_once('=')
-                .ok_or_else(|| BadUri::Parameter(pair.into()))?;
+                // What may be a secret is not said again.
+                .ok_or_else(|| BadUri::Parameter(pair.split('%').next().unwrap_or(pair).into()))?;
             uri.parameters.push((unescape(name), unescape(value)));
         }
         Ok(uri)
@@ -288,5 +289,7 @@ mod tests {
         );
         assert!(matches!(said("icd://short@a"), BadUri::Key(_)));
         assert_eq!(said("icd://a?latency"), BadUri::Parameter("latency".into()));
+        let odd = said("icd://a?token%3Dsecret");
+        assert_eq!(odd, BadUri::Parameter("token".into()));
     }
 }

@@ -504,7 +504,7 @@ impl<'u, 'b> Grid<'u, 'b> {
     /// What an application may ask for.
     fn application(&mut self) -> Result<()> {
         let host = self.u.int_in_range(0..=NODES - 1)?;
-        let input = match self.u.int_in_range(0..=7)? {
+        let input = match self.u.int_in_range(0..=8)? {
             0 => Input::Upload(
                 self.u
                     .ratio(1, 2)?
@@ -519,6 +519,7 @@ impl<'u, 'b> Grid<'u, 'b> {
                 Input::Ban(self.ids[who])
             }
             6 if self.u.ratio(1, 8)? => Input::End,
+            7 => Input::Volume(self.u.arbitrary()?),
             _ => return Ok(()),
         };
         self.give(host, input);

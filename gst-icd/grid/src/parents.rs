@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::children::{LEAVING, outweighs};
 use crate::ids::{NodeId, PeerId, Seq, StripeId};
 use crate::message::{Candidate, DEEPEST, MAX_DEPTH};
+use crate::rescue::Hope;
 
 pub use feed::Feed;
 use feed::{Pending, SUGGESTED};
@@ -299,14 +300,16 @@ impl Parents {
         }
     }
 
-    /// Whether no push will bring this piece: its stripe has no parent, or the parent has sent
-    /// later ones.
-    pub fn detached(&self, seq: Seq) -> bool {
-        if self.feeds.is_empty() {
-            return true;
+    /// What may still bring this piece.
+    pub fn hope(&self, seq: Seq) -> Hope {
+        let stripe = (!self.feeds.is_empty()).then(|| seq.stripe(self.feeds.len() as u8));
+        match stripe.and_then(|stripe| self.feed(stripe)) {
+            Some(feed) if feed.parent.is_some() => match feed.last {
+                Some(last) if last > seq => Hope::None,
+                _ => Hope::Push,
+            },
+            _ => Hope::Parent,
         }
-        self.feed(seq.stripe(self.feeds.len() as u8))
-            .is_none_or(|f| f.parent.is_none() || f.last.is_some_and(|last| last > seq))
     }
 
     /// Whether a stripe has no parent, or only the seed for want of another.

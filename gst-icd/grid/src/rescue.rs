@@ -13,6 +13,9 @@ pub const SEED_FROM: f64 = 0.2;
 /// What no push will bring may be asked for sooner, though not at once: the stripe's next parent
 /// sends it as backlog.
 const DETACHED: f64 = 1.5;
+/// What the parent left out, at this share already, of those that have more to give than is asked of them: a cut
+/// that follows shall not find a hole in the buffer.
+const EASY_FROM: f64 = 0.85;
 const MAX_TRIES: usize = 16;
 /// The seed is asked this much before a piece is due, beyond two and a half round trips to it:
 /// its uplink's queue, and one retransmission.
@@ -46,6 +49,19 @@ pub struct Source {
     pub heard: Instant,
     /// It has sent a piece that was wanted.
     pub proven: bool,
+    /// It has slots free and no queue: what is asked of it is taken from nobody.
+    pub easy: bool,
+}
+
+/// What may bring a piece that is not here, other than a pull.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hope {
+    /// The parent of its stripe.
+    Push,
+    /// The next parent, as the stripe has none.
+    Parent,
+    /// Nothing: the parent has sent later ones.
+    None,
 }
 
 /// A piece that is not here.
@@ -55,8 +71,19 @@ pub struct Missing {
     pub seq: Seq,
     /// Time until it is due.
     pub slack: Duration,
-    /// Its stripe has no parent, or the parent has sent later ones: no push will bring it.
-    pub detached: bool,
+    /// What else may bring it.
+    pub hope: Hope,
+}
+
+impl Missing {
+    /// Whether it is so early that only those are asked for it who have enough.
+    fn early(&self, latency: Duration) -> bool {
+        let from = match self.hope {
+            Hope::Push => PEERS_FROM,
+            Hope::Parent | Hope::None => PEERS_FROM * DETACHED,
+        };
+        self.slack > latency.mul_f64(from)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +122,7 @@ pub struct Rescue {
 impl Rescue {
     /// What is due later than this is not pulled.
     pub fn horizon(latency: Duration) -> Duration {
-        latency.mul_f64(PEERS_FROM * DETACHED)
+        latency.mul_f64(EASY_FROM)
     }
 
     /// Forgets what came, and what nobody answered in time. Of what is missing: what somebody may
@@ -125,16 +152,12 @@ impl Rescue {
                 }
             }
         }
-        let peers_from = latency.mul_f64(PEERS_FROM);
         let is_due = |item: &&Missing| {
-            let from = match item.detached {
-                true => peers_from.mul_f64(DETACHED),
-                false => peers_from,
-            };
+            let easy = item.hope == Hope::None && item.slack <= latency.mul_f64(EASY_FROM);
             let waits = self.pulls.get(&item.seq).is_some_and(|pull| {
                 pull.outstanding.is_some() || pull.not_before.is_some_and(|at| at > now)
             });
-            item.slack <= from && !waits
+            (easy || !item.early(latency)) && !waits
         };
         missing.iter().filter(is_due).copied().collect()
     }
@@ -181,6 +204,7 @@ impl Rescue {
         let mut knowing = Vec::new();
         let spared = self.seed_rests.is_some_and(|from| from > now);
         for item in due {
+            let early = item.early(latency);
             let pull = self.pulls.entry(item.seq).or_default();
             knowing.clear();
             knowing.extend(
@@ -202,6 +226,7 @@ impl Rescue {
                     && plan.get(&s.peer).map_or(0, Vec::len) < MAX_PULL
                     && (s.seed || (pull.tries < MAX_TRIES && !pull.asked.contains(&s.peer)))
                     && s.rtt < item.slack
+                    && (s.easy || !early)
             };
             let from_peer = knowing
                 .iter()
@@ -217,6 +242,10 @@ impl Rescue {
             } else {
                 from_peer
             }) else {
+                if early {
+                    // There is time enough to ask the others.
+                    continue;
+                }
                 pull.in_vain = true;
                 pull.asked.clear();
                 pull.not_before = Some(now + AGAIN);
@@ -308,6 +337,7 @@ mod tests {
             queue: Duration::ZERO,
             heard,
             proven: true,
+            easy: false,
         }
     }
 
@@ -315,7 +345,7 @@ mod tests {
         vec![Missing {
             seq: Seq(9),
             slack: slack_ms * MS,
-            detached: false,
+            hope: Hope::Push,
         }]
     }
 
@@ -420,6 +450,31 @@ mod tests {
     }
 
     #[test]
+    fn what_the_parent_left_out_is_asked_early_of_who_has_enough() {
+        let now = Instant::now();
+        let [full, mut free] = [2, 3].map(|peer| source(peer, false, now));
+        (free.easy, free.rtt) = (true, 90 * MS);
+        let asked = |hope, slack_ms, sources: &[Source]| {
+            let item = [Missing {
+                hope,
+                ..missing(slack_ms)[0]
+            }];
+            let mut rescue = Rescue::default();
+            let plan = ask(&mut rescue, &item, sources, |_, _| true, 1, now);
+            plan.keys().next().copied()
+        };
+        let both = [full, free];
+        assert_eq!(asked(Hope::None, 1700, &both), Some(PeerId(3)));
+        assert_eq!(asked(Hope::None, 1701, &both), None);
+        assert_eq!(asked(Hope::None, 1700, &[full]), None, "it costs others");
+        assert_eq!(asked(Hope::None, 1200, &both), Some(PeerId(2)), "nearer");
+        for (hope, from) in [(Hope::Parent, 1200), (Hope::Push, 800)] {
+            assert_eq!(asked(hope, from + 1, &both), None);
+            assert_eq!(asked(hope, from, &both), Some(PeerId(2)));
+        }
+    }
+
+    #[test]
     fn a_silent_source_is_replaced_by_another() {
         let now = Instant::now();
         let sources = [source(2, false, now), source(3, false, now)];
@@ -440,7 +495,7 @@ mod tests {
             [9, 10].map(|seq| Missing {
                 seq: Seq(seq),
                 slack: slack * MS,
-                detached: false,
+                hope: Hope::Push,
             })
         };
         let mut rescue = Rescue::default();
@@ -513,7 +568,7 @@ mod tests {
             let item = Missing {
                 seq: Seq(seq),
                 slack: 600 * MS,
-                detached: false,
+                hope: Hope::Push,
             };
             // It speaks all the time.
             let talks = Source {
@@ -523,6 +578,7 @@ mod tests {
                 queue: Duration::ZERO,
                 heard: at,
                 proven: true,
+                easy: false,
             };
             let due = rescue.due(&[item], LATENCY, at);
             let plan = rescue.plan(&due, &[talks], LATENCY, |_, _| true, 1, at);
@@ -534,7 +590,7 @@ mod tests {
                 &[Missing {
                     seq: Seq(u64::from(n)),
                     slack: 100 * MS,
-                    detached: false,
+                    hope: Hope::Push,
                 }],
                 LATENCY,
                 now + n * 1000 * MS + 500 * MS,

@@ -49,6 +49,10 @@ fn seed(key: &Key) -> (SeedHandle, Events) {
 }
 
 fn viewer(key: &Key, seed: &SeedHandle) -> (ViewerHandle, Events) {
+    viewer_who(key, seed, false)
+}
+
+fn viewer_who(key: &Key, seed: &SeedHandle, seed_only: bool) -> (ViewerHandle, Events) {
     start_viewer(ViewerConfig {
         hosts: vec![("127.0.0.1".into(), seed.local_addr().port())],
         address: Some([127, 0, 0, 1].into()),
@@ -59,7 +63,7 @@ fn viewer(key: &Key, seed: &SeedHandle) -> (ViewerHandle, Events) {
             relay: true,
             measure: false,
             volume: None,
-            seed_only: false,
+            seed_only,
             max_peers: 24,
             lan: None,
             stream: Some(key.stream_key()),
@@ -69,6 +73,9 @@ fn viewer(key: &Key, seed: &SeedHandle) -> (ViewerHandle, Events) {
     })
     .unwrap()
 }
+
+/// A connection and its control stream.
+type Line = (Connection, SendStream, RecvStream);
 
 /// A peer with an endpoint and a key of its own that keeps no rule.
 struct Mallory {
@@ -83,7 +90,7 @@ impl Mallory {
         Self { wires, key }
     }
 
-    async fn connect(&self, port: u16, whom: NodeId) -> (Connection, SendStream, RecvStream) {
+    async fn connect(&self, port: u16, whom: NodeId) -> Line {
         let connection = dial(
             self.wires.endpoint.clone(),
             self.wires.identity.clone(),
@@ -94,6 +101,28 @@ impl Mallory {
         .await
         .unwrap();
         let (send, recv) = connection.open_bi().await.unwrap();
+        (connection, send, recv)
+    }
+
+    /// Is admitted by the seed like everybody.
+    async fn enter(&self, seed: &SeedHandle, key: &Key) -> (Line, Welcome) {
+        let (connection, mut send, mut recv) =
+            self.connect(seed.local_addr().port(), key.node_id()).await;
+        send.write_all(&self.hello(None)).await.unwrap();
+        let welcome = loop {
+            if let Message::Welcome(welcome) = read(&mut recv).await {
+                break welcome;
+            }
+        };
+        ((connection, send, recv), welcome)
+    }
+
+    /// Shows another viewer its ticket, and is greeted.
+    async fn meet(&self, whom: &ViewerHandle, welcome: &Welcome) -> Line {
+        let (connection, mut send, mut recv) =
+            self.connect(whom.local_addr().port(), whom.id()).await;
+        send.write_all(&self.hello(Some(welcome))).await.unwrap();
+        while !matches!(read(&mut recv).await, Message::Hello(_)) {}
         (connection, send, recv)
     }
 
@@ -121,15 +150,6 @@ async fn read(recv: &mut RecvStream) -> Message {
     let mut bytes = vec![0; u32::from_le_bytes(len) as usize];
     recv.read_exact(&mut bytes).await.unwrap();
     Message::decode(&bytes).unwrap()
-}
-
-/// Admitted like everybody.
-async fn admitted(recv: &mut RecvStream) -> Welcome {
-    loop {
-        if let Message::Welcome(welcome) = read(recv).await {
-            return welcome;
-        }
-    }
 }
 
 fn noise(rng: &mut fastrand::Rng, len: usize) -> Vec<u8> {
@@ -278,9 +298,7 @@ fn nonsense_from_a_peer_gets_it_thrown_out_and_harms_nobody() {
             rave(&connection, send).await;
             assert!(connection.close_reason().is_some());
         }
-        let (connection, mut send, mut recv) = mallory.connect(places[0].0, places[0].1).await;
-        send.write_all(&mallory.hello(None)).await.unwrap();
-        admitted(&mut recv).await;
+        let ((connection, send, _recv), _) = mallory.enter(&seed, &key).await;
         rave(&connection, send).await;
         assert!(connection.close_reason().is_some());
     };
@@ -320,15 +338,8 @@ fn who_names_an_address_brings_it_few_and_small_packets() {
     const NAMED: u64 = 100;
     let mut took = Duration::ZERO;
     let harm = async {
-        let seed_at = (seed.local_addr().port(), key.node_id());
-        let (_seed, mut send, mut recv) = mallory.connect(seed_at.0, seed_at.1).await;
-        send.write_all(&mallory.hello(None)).await.unwrap();
-        let welcome = admitted(&mut recv).await;
-        let place = (first.local_addr().port(), first.id());
-        let (_first, mut send, mut recv) = mallory.connect(place.0, place.1).await;
-        let hello = mallory.hello(Some(&welcome));
-        send.write_all(&hello).await.unwrap();
-        while !matches!(read(&mut recv).await, Message::Hello(_)) {}
+        let (_seed, welcome) = mallory.enter(&seed, &key).await;
+        let (_first, mut send, _recv) = mallory.meet(&first, &welcome).await;
         let began = Instant::now();
         for n in 0..NAMED {
             let meeting = Meeting(n.to_le_bytes());
@@ -363,19 +374,12 @@ fn forged_pieces_from_an_admitted_peer_are_neither_played_nor_passed_on() {
     let (second, second_events) = viewer(&key, &seed);
     let mallory = Mallory::new();
     let me = mallory.key.node_id();
-    let places = [&first, &second].map(|v| (v.local_addr().port(), v.id()));
-    let seed_at = (seed.local_addr().port(), key.node_id());
     let harm = async {
-        let (_seed, mut send, mut recv) = mallory.connect(seed_at.0, seed_at.1).await;
-        send.write_all(&mallory.hello(None)).await.unwrap();
-        let welcome = admitted(&mut recv).await;
+        let (_seed, welcome) = mallory.enter(&seed, &key).await;
         // One is sent a number that is to come, the other one that it has.
         let has = second.snapshot().stats.head.map_or(0, |head| head.0);
-        for ((port, whom), number) in places.into_iter().zip([1_000_000, has]) {
-            let (connection, mut send, mut recv) = mallory.connect(port, whom).await;
-            let hello = mallory.hello(Some(&welcome));
-            send.write_all(&hello).await.unwrap();
-            while !matches!(read(&mut recv).await, Message::Hello(_)) {}
+        for (whom, number) in [(&first, 1_000_000), (&second, has)] {
+            let (connection, ..) = mallory.meet(whom, &welcome).await;
             let hop = Hop {
                 sent_us: 0,
                 queued_us: 0,
@@ -391,7 +395,7 @@ fn forged_pieces_from_an_admitted_peer_are_neither_played_nor_passed_on() {
             let _ = stream.finish();
             connection.closed().await;
             // Remembered: it is not let in again.
-            let (again, ..) = mallory.connect(port, whom).await;
+            let (again, ..) = mallory.connect(whom.local_addr().port(), whom.id()).await;
             again.closed().await;
         }
     };
@@ -400,4 +404,75 @@ fn forged_pieces_from_an_admitted_peer_are_neither_played_nor_passed_on() {
         let what = blamed(&events, me).expect("each that got one says whose it was");
         assert!(what.contains("did not sign"), "{what}");
     }
+}
+
+#[test]
+fn a_viewer_that_takes_all_from_the_seed_lets_nobody_in() {
+    let key = Key::random().unwrap();
+    let (seed, _events) = seed(&key);
+    let (hidden, _events) = viewer_who(&key, &seed, true);
+    let (open, _events) = viewer(&key, &seed);
+    let mallory = Mallory::new();
+    let harm = async {
+        let (_seed, welcome) = mallory.enter(&seed, &key).await;
+        let (_open, ..) = mallory.meet(&open, &welcome).await;
+        let at = (hidden.local_addr().port(), hidden.id());
+        let (connection, mut send, mut recv) = mallory.connect(at.0, at.1).await;
+        let hello = mallory.hello(Some(&welcome));
+        send.write_all(&hello).await.unwrap();
+        let said = read(&mut recv).await;
+        assert!(matches!(said, Message::Refuse(_)), "{said:?}");
+        connection.closed().await;
+    };
+    unharmed(&seed, &[&hidden, &open], harm);
+    assert_eq!(hidden.snapshot().stats.members, 1, "the seed");
+}
+
+/// Comes a dozen times, each time as another, and is of no use.
+async fn storm(port: u16, whom: NodeId) {
+    for n in 0..12 {
+        let mallory = Mallory::new();
+        let (connection, mut send, mut recv) = mallory.connect(port, whom).await;
+        let hello = mallory.hello(None);
+        match n % 4 {
+            // Says nothing, and goes.
+            0 => {}
+            // Does not wait for the answer.
+            1 => send.write_all(&hello).await.unwrap(),
+            // Says it again and again.
+            2 => {
+                for _ in 0..100 {
+                    let _ = send.write_all(&hello).await;
+                }
+            }
+            // Is let in, and hangs up.
+            _ => {
+                send.write_all(&hello).await.unwrap();
+                read(&mut recv).await;
+                connection.close(0_u32.into(), b"");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_storm_of_connections_harms_nobody_and_leaves_nothing() {
+    const AT_ONCE: usize = 16;
+    let key = Key::random().unwrap();
+    let (seed, _events) = seed(&key);
+    let (first, _events) = viewer(&key, &seed);
+    let (second, _events) = viewer(&key, &seed);
+    let harm = async {
+        let mut storms = tokio::task::JoinSet::new();
+        for _ in 0..AT_ONCE {
+            storms.spawn(storm(seed.local_addr().port(), key.node_id()));
+        }
+        while let Some(over) = storms.join_next().await {
+            over.unwrap();
+        }
+        while seed.snapshot().stats.members > 2 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    unharmed(&seed, &[&first, &second], harm);
 }

@@ -2,6 +2,8 @@
 
 use super::*;
 
+/// Who has slots free and no longer a queue than this has more to give than is asked of it.
+const EASY_MS: u16 = 20;
 /// Who never sent anything is asked for pieces as if it were so much farther.
 const UNPROVEN: Duration = Duration::from_millis(200);
 
@@ -236,7 +238,7 @@ impl Viewer {
         Some(Missing {
             seq,
             slack: due.saturating_duration_since(now),
-            detached: self.parents.detached(seq),
+            hope: self.parents.hope(seq),
         })
     }
 
@@ -270,6 +272,7 @@ impl Viewer {
                     rtt: p.rtt,
                     queue: queue + quiet + full + unproven,
                     proven: p.proven,
+                    easy: p.proven && p.have.spare > 0 && p.have.queue_ms < EASY_MS,
                     heard: p.heard,
                 }
             })
