@@ -19,6 +19,8 @@ use crate::packet::{ends, readdress};
 
 /// A packet that would wait longer in the uplink's queue is dropped, as in a modem.
 const QUEUE: Duration = Duration::from_millis(150);
+/// Milliseconds that a packet can wait there.
+const WAITS: usize = QUEUE.as_millis() as usize + 1;
 const INSIDE: &str = "ICD_LAB";
 
 /// Runs the calling test again in namespaces of its own: false there, true (and the test is
@@ -92,11 +94,15 @@ pub struct Line {
 
 struct Host {
     line: Line,
+    /// Its line's rate at present.
+    up: AtomicU64,
     address: Ipv4Addr,
     home: Option<usize>,
     device: SyncDevice,
     sent: AtomicU64,
     dropped: AtomicU64,
+    /// Packets that waited for so many milliseconds in its uplink's queue.
+    waited: [AtomicU64; WAITS],
     /// Nothing passes its line.
     cut: AtomicBool,
 }
@@ -202,11 +208,13 @@ impl Lab {
             }
             Host {
                 line: *line,
+                up: AtomicU64::new(line.up),
                 address,
                 home: *home,
                 device,
                 sent: AtomicU64::new(0),
                 dropped: AtomicU64::new(0),
+                waited: std::array::from_fn(|_| AtomicU64::new(0)),
                 cut: AtomicBool::new(false),
             }
         });
@@ -231,6 +239,22 @@ impl Lab {
         let host = &self.net.hosts[host];
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         (read(&host.sent), read(&host.dropped))
+    }
+
+    /// A host's line carries so many bits per second from now on.
+    pub fn carry(&self, host: usize, up: u64) {
+        self.net.hosts[host].up.store(up, Ordering::Relaxed);
+    }
+
+    /// How long each packet waited in a host's uplink since this was asked last, shortest first: what a ping
+    /// beside them would have waited.
+    pub fn waited(&self, host: usize) -> Vec<Duration> {
+        let waited = self.net.hosts[host].waited.iter().enumerate();
+        let all = waited.flat_map(|(ms, count)| {
+            let count = count.swap(0, Ordering::Relaxed) as usize;
+            std::iter::repeat_n(Duration::from_millis(ms as u64), count)
+        });
+        all.collect()
     }
 
     /// Cuts a host's line in both directions, or mends it.
@@ -306,7 +330,9 @@ fn uplink(n: usize, net: &Net, air: &Air) {
             me.dropped.fetch_add(1, Ordering::Relaxed);
             continue;
         }
-        free_at += Duration::from_secs_f64(len as f64 * 8.0 / me.line.up as f64);
+        let wait = (free_at - now).as_millis() as usize;
+        me.waited[wait.min(WAITS - 1)].fetch_add(1, Ordering::Relaxed);
+        free_at += Duration::from_secs_f64(len as f64 * 8.0 / me.up.load(Ordering::Relaxed) as f64);
         me.sent.fetch_add(len as u64, Ordering::Relaxed);
         let cut = |host: &Host| host.cut.load(Ordering::Relaxed);
         if rng.f64() < me.line.loss || cut(me) || cut(&net.hosts[to]) {

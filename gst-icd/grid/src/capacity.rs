@@ -28,6 +28,12 @@ const USED: f64 = 0.8;
 const STEP_DOWN: f64 = 0.85;
 /// After a fall it rests: the queue has to drain.
 const REST: Duration = Duration::from_millis(1500);
+/// Where less than this share of it is delivered, over this time, the line carries much less than it did: it
+/// falls so far, and no rest then, as the queue grows all the while.
+const NARROWED: f64 = 0.5;
+const JUST: Duration = Duration::from_millis(400);
+/// Such a queue is no chance, whatever was sent meanwhile.
+const LONG_QUEUE: Duration = Duration::from_millis(240);
 /// A level at which a queue began is believed for so long; then more is tried, sooner.
 const CEILING: Duration = Duration::from_secs(60);
 /// Growth in a second: at first, back to where a queue began, beyond it, and when that is long ago. Every
@@ -86,7 +92,7 @@ pub struct Capacity {
     /// Where a queue began, and when.
     ceiling: Option<(f64, Instant)>,
     looked: Instant,
-    rests_until: Instant,
+    fell: Instant,
     bases: BTreeMap<PeerId, Base>,
     /// The least wait of each child since the last look.
     waits: BTreeMap<PeerId, Duration>,
@@ -119,6 +125,13 @@ impl Flow {
         }
     }
 
+    /// Of the last [`JUST`].
+    fn just(&self, now: Instant) -> f64 {
+        let all = self.all.iter().rev();
+        let just = all.take_while(|(at, _)| now.saturating_duration_since(*at) <= JUST);
+        just.map(|(_, bytes)| *bytes).sum::<usize>() as f64 / JUST.as_secs_f64()
+    }
+
     fn per_second(&mut self, now: Instant) -> f64 {
         self.forget(now);
         self.bytes as f64 / OVER.as_secs_f64()
@@ -134,7 +147,8 @@ impl Capacity {
             least: 0.0,
             ceiling: None,
             looked: now,
-            rests_until: now,
+            // It begins with what it is told.
+            fell: now.checked_sub(REST).unwrap_or(now),
             bases: BTreeMap::new(),
             waits: BTreeMap::new(),
             queued: 0,
@@ -221,13 +235,26 @@ impl Capacity {
             true => self.queued + 1,
             false => 0,
         };
-        if now < self.rests_until {
+        let looks = match (several, wait > LONG_QUEUE) {
+            (true, _) => 1,
+            (false, true) => LOOKS / 2,
+            (false, false) => LOOKS,
+        };
+        let queues = self.queued >= looks;
+        let just = self.delivered.just(now) + beside;
+        let narrowed = queues && (used || wait > LONG_QUEUE) && just < self.rate * NARROWED;
+        let rests = match narrowed {
+            true => JUST,
+            false => REST,
+        };
+        if now.saturating_duration_since(self.fell) < rests {
             return;
         }
-        if self.queued >= if several { 1 } else { LOOKS } {
+        if queues {
             self.queued = 0;
-            self.rests_until = now + REST;
+            self.fell = now;
             let carries = match used {
+                _ if narrowed => self.rate * NARROWED,
                 true => delivered.min(self.rate),
                 false => self.rate * STEP_DOWN,
             };
@@ -310,6 +337,19 @@ mod tests {
         let later = now + Duration::from_secs(30);
         let rates = course(&mut capacity, at(0.8), 3, later);
         assert!(rates.last().is_some_and(|r| *r <= at(0.85)), "{rates:?}");
+    }
+
+    #[test]
+    fn a_line_that_carries_a_fifth_is_seen_soon() {
+        let now = Instant::now();
+        let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
+        capacity.set_least(at(0.25), now);
+        course(&mut capacity, at(4.0), 30, now);
+        let later = now + Duration::from_secs(30);
+        let rates = course(&mut capacity, at(0.8), 20, later);
+        assert!(rates[74] <= at(1.0), "{}", rates[74] / at(1.0));
+        let least = rates.iter().copied().fold(f64::MAX, f64::min);
+        assert!(least > at(0.5), "{}", least / at(1.0));
     }
 
     #[test]

@@ -16,6 +16,10 @@ const DETACHED: f64 = 1.5;
 /// What the parent left out, at this share already, of those that have more to give than is asked of them: a cut
 /// that follows shall not find a hole in the buffer.
 const EASY_FROM: f64 = 0.85;
+/// And so much later for each node that the stripe passes: what the first of them mends, it passes on.
+const EASY_STEP: f64 = 0.05;
+/// But not where more than so many are missing, or a stripe has no parent: then others have the same trouble.
+const FEW: usize = 2;
 const MAX_TRIES: usize = 16;
 /// The seed is asked this much before a piece is due, beyond two and a half round trips to it:
 /// its uplink's queue, and one retransmission.
@@ -60,8 +64,8 @@ pub enum Hope {
     Push,
     /// The next parent, as the stripe has none.
     Parent,
-    /// Nothing: the parent has sent later ones.
-    None,
+    /// Nothing: the parent has sent later ones. The stripe passes so many nodes.
+    None(usize),
 }
 
 /// A piece that is not here.
@@ -80,9 +84,18 @@ impl Missing {
     fn early(&self, latency: Duration) -> bool {
         let from = match self.hope {
             Hope::Push => PEERS_FROM,
-            Hope::Parent | Hope::None => PEERS_FROM * DETACHED,
+            Hope::Parent | Hope::None(_) => PEERS_FROM * DETACHED,
         };
         self.slack > latency.mul_f64(from)
+    }
+
+    /// Whether the parent left it out, and those above would have passed it on by now.
+    fn is_hole(&self, latency: Duration) -> bool {
+        let Hope::None(nodes) = self.hope else {
+            return false;
+        };
+        let from = EASY_FROM - EASY_STEP * nodes.min(10) as f64;
+        self.slack <= latency.mul_f64(from)
     }
 }
 
@@ -152,8 +165,10 @@ impl Rescue {
                 }
             }
         }
+        let few = missing.iter().filter(|m| m.hope != Hope::Push).count() <= FEW
+            && missing.iter().all(|m| m.hope != Hope::Parent);
         let is_due = |item: &&Missing| {
-            let easy = item.hope == Hope::None && item.slack <= latency.mul_f64(EASY_FROM);
+            let easy = few && item.is_hole(latency);
             let waits = self.pulls.get(&item.seq).is_some_and(|pull| {
                 pull.outstanding.is_some() || pull.not_before.is_some_and(|at| at > now)
             });
@@ -464,10 +479,23 @@ mod tests {
             plan.keys().next().copied()
         };
         let both = [full, free];
-        assert_eq!(asked(Hope::None, 1700, &both), Some(PeerId(3)));
-        assert_eq!(asked(Hope::None, 1701, &both), None);
-        assert_eq!(asked(Hope::None, 1700, &[full]), None, "it costs others");
-        assert_eq!(asked(Hope::None, 1200, &both), Some(PeerId(2)), "nearer");
+        assert_eq!(asked(Hope::None(0), 1700, &both), Some(PeerId(3)));
+        assert_eq!(asked(Hope::None(0), 1701, &both), None);
+        assert_eq!(asked(Hope::None(2), 1501, &both), None, "one above may");
+        assert_eq!(asked(Hope::None(2), 1500, &both), Some(PeerId(3)));
+        assert_eq!(asked(Hope::None(0), 1700, &[full]), None, "it costs others");
+        assert_eq!(asked(Hope::None(0), 1200, &both), Some(PeerId(2)), "nearer");
+        let holes = |count: u64| {
+            let hole = |seq| Missing {
+                seq: Seq(seq),
+                hope: Hope::None(0),
+                ..missing(1500)[0]
+            };
+            let holes: Vec<_> = (0..count).map(hole).collect();
+            let mut rescue = Rescue::default();
+            ask(&mut rescue, &holes, &both, |_, _| true, 1, now).len()
+        };
+        assert_eq!([FEW, FEW + 1].map(|n| holes(n as u64)), [1, 0], "a crisis");
         for (hope, from) in [(Hope::Parent, 1200), (Hope::Push, 800)] {
             assert_eq!(asked(hope, from + 1, &both), None);
             assert_eq!(asked(hope, from, &both), Some(PeerId(2)));

@@ -188,6 +188,14 @@ impl Uplink {
         }
     }
 
+    /// From now on, what it can send is found out, from what it was told until now.
+    pub fn find_out(&mut self, now: Instant) {
+        let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
+        capacity.found(self.rate.unwrap_or(Bitrate(0)).bytes_per_second());
+        self.rate = Some(capacity.rate());
+        self.capacity = Some(capacity);
+    }
+
     /// Looks anew at what it can send, where that is found out: no less than `least` bytes per second;
     /// more if all slots are taken, and as long as nothing waits on the way.
     pub fn measure(&mut self, least: f64, wanted: bool, now: Instant) {

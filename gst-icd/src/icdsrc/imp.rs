@@ -233,7 +233,7 @@ impl ObjectImpl for IcdSrc {
                 settings.max_upload = value.get().expect("type checked upstream");
                 let upload = settings.upload();
                 drop(settings);
-                self.tell_viewer(Input::Upload(Some(upload)));
+                self.tell_viewer(Input::Upload(upload));
                 return;
             }
             "max-upload-volume" => {

@@ -46,7 +46,7 @@ pub(super) fn properties() -> Vec<glib::ParamSpec> {
             .build(),
         glib::ParamSpecUInt64::builder("max-upload-bitrate")
             .nick("Maximum upload bitrate")
-            .blurb("Upload to other viewers together, in bits per second (0 = automatic: at present a fixed 4000000)")
+            .blurb("Upload to other viewers together, in bits per second (0 = what the line carries, found out by using it)")
             .default_value(d.max_upload)
             .mutable_playing()
             .build(),

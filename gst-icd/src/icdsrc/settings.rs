@@ -31,9 +31,6 @@ pub(crate) const PARAMETERS: [&str; 9] = [
 /// The parameter of a URI that sets `access-token`, which nobody can read.
 const TOKEN: &str = "token";
 
-/// What `max-upload-bitrate=0` means until uplinks are measured: little enough for most lines.
-pub(crate) const CAUTIOUS_UPLOAD: Bitrate = Bitrate(4_000_000);
-
 /// Defaults stand here and nowhere else.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -78,11 +75,9 @@ impl Default for Settings {
 }
 
 impl Settings {
-    pub(crate) fn upload(&self) -> Bitrate {
-        match self.max_upload {
-            0 => CAUTIOUS_UPLOAD,
-            rate => Bitrate(rate),
-        }
+    /// What the user says that the line carries; none: it is found out.
+    pub(crate) fn upload(&self) -> Option<Bitrate> {
+        (self.max_upload > 0).then_some(Bitrate(self.max_upload))
     }
 
     /// In bytes; none is unlimited.
@@ -182,9 +177,9 @@ impl Settings {
             port: self.bind_port,
             node: ViewerSettings {
                 latency: self.latency,
-                upload: self.upload(),
+                upload: self.upload().unwrap_or(Bitrate(u64::MAX)),
                 relay: self.relay,
-                measure: false,
+                measure: self.upload().is_none(),
                 volume: self.volume(),
                 seed_only: self.seed_only,
                 max_peers: self.max_peers as usize,

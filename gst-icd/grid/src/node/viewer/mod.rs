@@ -296,7 +296,13 @@ impl Viewer {
             Input::WentOut(total) => self.relay.uplink.went_out(total, now),
             Input::Volume(volume) => self.settings.volume = volume,
             Input::Upload(rate) => {
-                self.relay.uplink.set_rate(rate);
+                match rate {
+                    None if !self.settings.measure => {
+                        self.settings.measure = true;
+                        self.relay.uplink.find_out(now);
+                    }
+                    rate => self.relay.uplink.set_rate(rate),
+                }
                 self.relay.resize();
                 self.shed(now);
             }
