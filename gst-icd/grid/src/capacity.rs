@@ -3,7 +3,8 @@
 //! Every confirmed piece tells how much longer it took than the quickest to the same child. A rise at
 //! most children is a queue in front of this node's own line; at one child it is that child's downlink.
 //! While there is none and all slots are taken, the estimate doubles every second at first, and later
-//! creeps; where there is one, it falls to what was delivered (delay-based control as in LEDBAT, RFC
+//! creeps; where there is one, it falls to what was delivered, by halves where a full line delivers much less than
+//! it did (delay-based control as in LEDBAT, RFC
 //! 6817, and BBR's start-up).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,12 +29,15 @@ const USED: f64 = 0.8;
 const STEP_DOWN: f64 = 0.85;
 /// After a fall it rests: the queue has to drain.
 const REST: Duration = Duration::from_millis(1500);
-/// Where less than this share of it is delivered, over this time, the line carries much less than it did: it
-/// falls so far, and no rest then, as the queue grows all the while.
+/// Where less than this share of it is delivered, the line carries much less than it did: it falls so far, and
+/// without a rest, as the queue grows all the while (the test `uplink`, where a line narrows to a fifth).
 const NARROWED: f64 = 0.5;
+/// What is delivered at present is counted over this time, a few pieces of each child.
 const JUST: Duration = Duration::from_millis(400);
-/// Such a queue is no chance, whatever was sent meanwhile.
+/// Such a queue is rarely a lost packet: of few children half as many looks will do.
 const LONG_QUEUE: Duration = Duration::from_millis(240);
+/// A line that is stuck takes nothing more: that it was used to the full counts for so long.
+const USED_FOR: Duration = Duration::from_secs(3);
 /// A level at which a queue began is believed for so long; then more is tried, sooner.
 const CEILING: Duration = Duration::from_secs(60);
 /// Growth in a second: at first, back to where a queue began, beyond it, and when that is long ago. Every
@@ -92,7 +96,10 @@ pub struct Capacity {
     /// Where a queue began, and when.
     ceiling: Option<(f64, Instant)>,
     looked: Instant,
-    fell: Instant,
+    /// When it fell last.
+    fell: Option<Instant>,
+    /// When it was used to the full last.
+    used_at: Option<Instant>,
     bases: BTreeMap<PeerId, Base>,
     /// The least wait of each child since the last look.
     waits: BTreeMap<PeerId, Duration>,
@@ -148,7 +155,8 @@ impl Capacity {
             ceiling: None,
             looked: now,
             // It begins with what it is told.
-            fell: now.checked_sub(REST).unwrap_or(now),
+            fell: None,
+            used_at: None,
             bases: BTreeMap::new(),
             waits: BTreeMap::new(),
             queued: 0,
@@ -157,10 +165,12 @@ impl Capacity {
         }
     }
 
-    /// The user allows so much.
-    pub fn set_cap(&mut self, cap: Bitrate) {
-        self.cap = cap.bytes_per_second().min(MOST);
-        self.rate = self.rate.min(self.cap);
+    /// The user said so much until now.
+    pub fn told(rate: Bitrate, now: Instant) -> Self {
+        Self {
+            rate: rate.bytes_per_second().min(MOST),
+            ..Self::new(Bitrate(u64::MAX), now)
+        }
     }
 
     /// A line is taken to carry so many bytes per second until a queue shows, and again when that is
@@ -230,29 +240,35 @@ impl Capacity {
         self.waits.clear();
         let delivered = self.delivered.per_second(now) + beside;
         let used = self.sent.per_second(now) + beside >= self.rate * USED;
+        self.used_at = if used { Some(now) } else { self.used_at };
+        let lately = |at| now.saturating_duration_since(at) < USED_FOR;
+        let lately = self.used_at.is_some_and(lately);
         let Some(wait) = wait else { return };
         self.queued = match wait > QUEUE {
             true => self.queued + 1,
             false => 0,
         };
-        let looks = match (several, wait > LONG_QUEUE) {
+        let looks = match (several, lately && wait > LONG_QUEUE) {
             (true, _) => 1,
             (false, true) => LOOKS / 2,
             (false, false) => LOOKS,
         };
         let queues = self.queued >= looks;
         let just = self.delivered.just(now) + beside;
-        let narrowed = queues && (used || wait > LONG_QUEUE) && just < self.rate * NARROWED;
+        let narrowed = queues && lately && just < self.rate * NARROWED;
         let rests = match narrowed {
             true => JUST,
             false => REST,
         };
-        if now.saturating_duration_since(self.fell) < rests {
+        if self
+            .fell
+            .is_some_and(|at| now.saturating_duration_since(at) < rests)
+        {
             return;
         }
         if queues {
             self.queued = 0;
-            self.fell = now;
+            self.fell = Some(now);
             let carries = match used {
                 _ if narrowed => self.rate * NARROWED,
                 true => delivered.min(self.rate),
@@ -402,8 +418,27 @@ mod tests {
         capacity.set_least(at(0.25), now);
         let rates = course(&mut capacity, at(10.0), 30, now);
         assert!(rates.iter().all(|r| *r <= 500_000.0));
-        capacity.set_cap(Bitrate(1_000_000));
-        assert_eq!(capacity.rate(), Bitrate(1_000_000));
+    }
+
+    #[test]
+    fn a_line_that_is_hardly_used_is_not_taken_for_a_narrow_one() {
+        let now = Instant::now();
+        let mut capacity = Capacity::told(Bitrate(10_000_000), now);
+        for step in 0..100 {
+            let now = now + 100 * MS * step;
+            for child in 0..4 {
+                capacity.sent(BYTES, now);
+                // Packets were lost on the way to all, twice.
+                let wait = if (50..54).contains(&step) {
+                    400 * MS
+                } else {
+                    5 * MS
+                };
+                capacity.delivered(PeerId(child), BYTES, wait, now);
+            }
+            capacity.look(false, 0.0, now);
+        }
+        assert!(capacity.rate > 1_000_000.0, "{}", capacity.rate);
     }
 
     #[test]

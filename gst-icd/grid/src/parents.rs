@@ -305,7 +305,9 @@ impl Parents {
         let stripe = (!self.feeds.is_empty()).then(|| seq.stripe(self.feeds.len() as u8));
         match stripe.and_then(|stripe| self.feed(stripe)) {
             Some(feed) if feed.parent.is_some() => match feed.last {
-                Some(last) if last > seq => Hope::None(feed.path.len()),
+                Some(last) if last > seq => Hope::LeftOut {
+                    nodes: feed.path.len(),
+                },
                 _ => Hope::Push,
             },
             _ => Hope::Parent,

@@ -160,13 +160,19 @@ impl Playout {
         })
     }
 
-    /// Until when a piece has to be here to be shown in time. What a player that has begun still waits for
-    /// out of grace would be late for it.
-    pub fn wanted(&self, seq: Seq, window: &Window, clock: Option<Mapping>) -> Option<Instant> {
-        match self.begun {
-            true => self.raw_due(seq, window, clock),
-            false => self.due(seq, window, clock),
-        }
+    /// Until when a piece has to be here to be shown in time, as long as it can be: what a player that has begun
+    /// still waits for out of grace is late for it.
+    pub fn wanted(
+        &self,
+        seq: Seq,
+        window: &Window,
+        clock: Option<Mapping>,
+        now: Instant,
+    ) -> Option<Instant> {
+        let shown = self.raw_due(seq, window, clock);
+        shown
+            .filter(|at| self.begun && *at > now)
+            .or_else(|| self.due(seq, window, clock))
     }
 
     /// The player was paused and threw away what it held: goes on with the picture that is due
@@ -391,13 +397,16 @@ mod tests {
             "half a second, none of it overdue"
         );
         let due = |seq| playout.due(Seq(seq), &window, Some(clock)).unwrap();
-        let wanted = |seq| playout.wanted(Seq(seq), &window, Some(clock)).unwrap();
+        let wanted = |seq| playout.wanted(Seq(seq), &window, Some(clock), now).unwrap();
         assert_eq!(due(30) - now, 2000 * MS, "a late start is waited for");
         assert_eq!(
             wanted(30) - now,
             680 * MS,
             "but what follows a start is shown at its time"
         );
+        let late = now + 700 * MS;
+        let wanted = playout.wanted(Seq(30), &window, Some(clock), late);
+        assert_eq!(wanted, Some(due(30)), "it is late for that, and waited for");
         let mut playout = Playout::new(2000 * MS);
         playout.start(Seq(0), Seq(95), now);
         playout.header_applied(1);

@@ -64,8 +64,11 @@ pub enum Hope {
     Push,
     /// The next parent, as the stripe has none.
     Parent,
-    /// Nothing: the parent has sent later ones. The stripe passes so many nodes.
-    None(usize),
+    /// Nothing: the parent has sent later ones.
+    LeftOut {
+        /// So many nodes the stripe passes on its way here.
+        nodes: usize,
+    },
 }
 
 /// A piece that is not here.
@@ -81,17 +84,17 @@ pub struct Missing {
 
 impl Missing {
     /// Whether it is so early that only those are asked for it who have enough.
-    fn early(&self, latency: Duration) -> bool {
+    pub fn early(&self, latency: Duration) -> bool {
         let from = match self.hope {
             Hope::Push => PEERS_FROM,
-            Hope::Parent | Hope::None(_) => PEERS_FROM * DETACHED,
+            Hope::Parent | Hope::LeftOut { .. } => PEERS_FROM * DETACHED,
         };
         self.slack > latency.mul_f64(from)
     }
 
     /// Whether the parent left it out, and those above would have passed it on by now.
     fn is_hole(&self, latency: Duration) -> bool {
-        let Hope::None(nodes) = self.hope else {
+        let Hope::LeftOut { nodes } = self.hope else {
             return false;
         };
         let from = EASY_FROM - EASY_STEP * nodes.min(10) as f64;
@@ -115,6 +118,7 @@ struct Pull {
     outstanding: Option<Asked>,
     not_before: Option<Instant>,
     tries: usize,
+    asked_seed: bool,
     /// Every neighbour that has it was asked, and is busy or silent.
     in_vain: bool,
 }
@@ -269,6 +273,7 @@ impl Rescue {
             pull.asked.insert(source.peer);
             pull.waited_for.insert(source.peer);
             pull.tries += usize::from(!source.seed);
+            pull.asked_seed |= source.seed;
             let mut patience = Duration::from_millis(150).min(item.slack / 2);
             if !source.seed {
                 // No longer than until the seed is to be asked.
@@ -297,10 +302,10 @@ impl Rescue {
         (others.remove(&from), others)
     }
 
-    /// Who was asked for a piece since all were asked last.
-    pub fn asked(&self, seq: Seq) -> impl Iterator<Item = PeerId> {
+    /// How often neighbours were asked for a piece, and whether the seed was.
+    pub fn asked(&self, seq: Seq) -> (usize, bool) {
         let pull = self.pulls.get(&seq);
-        pull.into_iter().flat_map(|pull| pull.asked.iter().copied())
+        pull.map_or((0, false), |pull| (pull.tries, pull.asked_seed))
     }
 
     /// A neighbour sent what it was asked for, or said that it can't.
@@ -479,16 +484,34 @@ mod tests {
             plan.keys().next().copied()
         };
         let both = [full, free];
-        assert_eq!(asked(Hope::None(0), 1700, &both), Some(PeerId(3)));
-        assert_eq!(asked(Hope::None(0), 1701, &both), None);
-        assert_eq!(asked(Hope::None(2), 1501, &both), None, "one above may");
-        assert_eq!(asked(Hope::None(2), 1500, &both), Some(PeerId(3)));
-        assert_eq!(asked(Hope::None(0), 1700, &[full]), None, "it costs others");
-        assert_eq!(asked(Hope::None(0), 1200, &both), Some(PeerId(2)), "nearer");
+        assert_eq!(
+            asked(Hope::LeftOut { nodes: 0 }, 1700, &both),
+            Some(PeerId(3))
+        );
+        assert_eq!(asked(Hope::LeftOut { nodes: 0 }, 1701, &both), None);
+        assert_eq!(
+            asked(Hope::LeftOut { nodes: 2 }, 1501, &both),
+            None,
+            "one above may"
+        );
+        assert_eq!(
+            asked(Hope::LeftOut { nodes: 2 }, 1500, &both),
+            Some(PeerId(3))
+        );
+        assert_eq!(
+            asked(Hope::LeftOut { nodes: 0 }, 1700, &[full]),
+            None,
+            "it costs others"
+        );
+        assert_eq!(
+            asked(Hope::LeftOut { nodes: 0 }, 1200, &both),
+            Some(PeerId(2)),
+            "nearer"
+        );
         let holes = |count: u64| {
             let hole = |seq| Missing {
                 seq: Seq(seq),
-                hope: Hope::None(0),
+                hope: Hope::LeftOut { nodes: 0 },
                 ..missing(1500)[0]
             };
             let holes: Vec<_> = (0..count).map(hole).collect();

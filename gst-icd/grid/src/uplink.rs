@@ -188,12 +188,12 @@ impl Uplink {
         }
     }
 
-    /// From now on, what it can send is found out, from what it was told until now.
+    /// From now on, what it can send is found out, beginning with what it was told until now.
     pub fn find_out(&mut self, now: Instant) {
-        let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
-        capacity.found(self.rate.unwrap_or(Bitrate(0)).bytes_per_second());
-        self.rate = Some(capacity.rate());
-        self.capacity = Some(capacity);
+        if self.capacity.is_none() {
+            let told = self.rate.unwrap_or(Bitrate(0));
+            self.capacity = Some(Capacity::told(told, now));
+        }
     }
 
     /// Looks anew at what it can send, where that is found out: no less than `least` bytes per second;
@@ -221,12 +221,10 @@ impl Uplink {
         true
     }
 
-    /// Changes the cap.
+    /// Changes the cap, which is what the line carries: nothing is found out any more.
     pub fn set_rate(&mut self, rate: Option<Bitrate>) {
-        let cap = rate.unwrap_or(Bitrate(u64::MAX));
-        if !self.learn(|capacity| capacity.set_cap(cap)) {
-            self.rate = rate;
-        }
+        self.capacity = None;
+        self.rate = rate;
     }
 
     /// The cap.
@@ -569,6 +567,20 @@ mod tests {
             now + 200 * MS,
             now,
         );
+    }
+
+    #[test]
+    fn finding_out_begins_with_what_was_told_and_ends_when_it_is_told_again() {
+        let now = Instant::now();
+        let (told, less) = (Some(Bitrate(4_000_000)), Some(Bitrate(1_000_000)));
+        let mut uplink = Uplink::new(told, now);
+        uplink.find_out(now);
+        assert_eq!(uplink.rate(), told);
+        uplink.measure(1e6, true, now);
+        assert_eq!(uplink.rate(), Some(Bitrate(8_000_000)), "no less than this");
+        uplink.set_rate(less);
+        uplink.measure(1e6, true, now);
+        assert_eq!(uplink.rate(), less);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Who knocks at a seed's door, from where, and how often.
+//! Who knocks at a seed's door, from where, and how often; and how much one that is in may ask for.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,7 +9,8 @@ use icd_grid::message::{Hello, Message, Refusal, VERSION};
 use icd_grid::token::Token;
 use icd_grid::trust::{Ed25519Signer, Ed25519Verifier, Sign};
 use icd_grid::{
-    Action, Bitrate, Epoch, Input, Node, NodeId, PeerId, Policy, SeedSettings, StreamKey,
+    Action, Bitrate, Entry, Epoch, Input, MediaState, Node, NodeId, PeerId, Policy, SeedSettings,
+    Seq, StreamKey,
 };
 
 const BINDING: [u8; 32] = [7; 32];
@@ -87,6 +88,63 @@ impl Door {
         }
         said.expect("it answers")
     }
+
+    /// Six seconds of a stream.
+    fn stream(&mut self) {
+        for n in 0..300 {
+            self.now += Duration::from_millis(20);
+            let state = (n == 0).then(|| MediaState {
+                media: Bytes::from_static(b"caps"),
+                own_timeline: false,
+            });
+            let item = Input::Item {
+                data: Bytes::from_static(&[7; 500]),
+                entry: if n % 50 == 0 {
+                    Entry::Join
+                } else {
+                    Entry::None
+                },
+                at: self.now,
+                state,
+            };
+            self.seed.handle(item, self.now);
+        }
+        while self.seed.poll(self.now).is_some() {}
+    }
+
+    /// The last that came in pulls so many pieces; how many it gets, and of how many it is told that it does not.
+    fn pull(&mut self, from: u64, count: u64) -> (usize, usize) {
+        let peer = PeerId(self.next - 1);
+        let all: Vec<_> = (from..from + count).map(Seq).collect();
+        let (mut got, mut told) = (0, 0);
+        for seqs in all.chunks(32) {
+            let epoch = self.seed.stats(self.now).epoch;
+            let seqs = seqs.to_vec();
+            let bytes = Message::Pull { epoch, seqs }.encode().slice(4..);
+            self.seed.handle(Input::Message { peer, bytes }, self.now);
+            while let Some(action) = self.seed.poll(self.now) {
+                match action {
+                    Action::SendPiece { peer: to, seq, .. } if to == peer => {
+                        got += 1;
+                        let delivered = true;
+                        let sent = Input::Sent {
+                            peer,
+                            seq,
+                            delivered,
+                        };
+                        self.seed.handle(sent, self.now);
+                    }
+                    Action::Send(to, bytes) if to == peer => {
+                        if let Ok(Message::Nak(seqs)) = Message::decode(&bytes[4..]) {
+                            told += seqs.len();
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        (got, told)
+    }
 }
 
 fn token(text: &str) -> Token {
@@ -131,4 +189,23 @@ fn so_many_come_from_one_address_and_the_own_machine_is_no_stranger() {
     assert_eq!(come("[2001:db8::3]:1"), crowded);
     assert_eq!(come("[2001:db8:0:1::1]:1"), None);
     assert!((0..9).all(|_| come("127.0.0.1:9").is_none()));
+}
+
+#[test]
+fn who_pulls_more_than_its_share_is_told_so_and_not_for_ever() {
+    let mut door = Door::new(None, None);
+    door.stream();
+    assert!(matches!(
+        door.knock("192.0.2.1:1", None),
+        Message::Welcome(_)
+    ));
+    let pulled: Vec<_> = (0..4).map(|_| door.pull(0, 60)).collect();
+    let got: usize = pulled.iter().map(|(got, _)| got).sum();
+    let told: usize = pulled.iter().map(|(_, told)| told).sum();
+    assert_eq!((got, told), (192, 48), "slots are free");
+    // Of what is not there, no more than a little.
+    assert_eq!(door.pull(1 << 40, 200), (0, 96 - told));
+    door.now += Duration::from_secs(1);
+    assert_eq!(door.pull(1 << 40, 200), (0, 24));
+    assert_eq!(door.pull(0, 8).0, 4, "four a second");
 }

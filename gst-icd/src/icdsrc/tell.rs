@@ -123,7 +123,7 @@ impl IcdSrc {
             gst::element_imp_warning!(
                 self,
                 gst::ResourceError::Read,
-                ("{share} % of the stream did not come in time: the uplinks of broadcaster and viewers, or this downlink, carry less than it takes, or this pipeline stood still. Broadcast at a lower bitrate, raise max-upload-bitrate, or raise latency here")
+                ("{share} % of the stream did not come in time: the uplinks of broadcaster and viewers, or this downlink, carry less than it takes, or this pipeline stood still. Broadcast at a lower bitrate, raise max-upload-bitrate where it is set, or raise latency here")
             );
         }
     }

@@ -164,7 +164,7 @@ pub enum Input {
     /// Viewer: the player was paused and threw away what it held; go on with what is due now.
     /// The next [`Media::Payload`] bears the mark of discontinuity.
     Live,
-    /// The cap of the upload changed.
+    /// The cap of the upload changed. None: a seed's has none, and a viewer finds out what its line carries.
     Upload(Option<Bitrate>),
     /// What a viewer may send in all changed, what it sent before included; none is unlimited.
     Volume(Option<u64>),
@@ -362,7 +362,7 @@ pub enum Event {
         parent: Option<NodeId>,
         /// How far that one has come.
         came: Option<Seq>,
-        /// Neighbours that were asked for it since all of them were asked last, the seed not counted.
+        /// How often neighbours were asked for it.
         asked: usize,
         /// The seed was asked, too.
         seed: bool,

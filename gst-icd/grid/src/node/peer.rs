@@ -21,9 +21,16 @@ pub(super) const MESSAGES: f64 = 256.0;
 pub(super) const MAX_GIVEN: u32 = 16;
 pub(super) const GIVEN: f64 = 2.0;
 /// Pieces that one peer may pull, at once and each second: an outage of all stripes is less than the former, and
-/// what is missing now and then less than the latter. More are not answered.
+/// what is missing now and then less than the latter. More are refused, so that who asks knows that this node hears.
 pub(super) const MAX_PULLED: u32 = 48;
 pub(super) const PULLED: f64 = 1.0;
+/// Refusals of pieces that one peer hears, at once and each second: of more it is told nothing, as that costs those
+/// who are fed.
+pub(super) const MAX_NAKS: u32 = 96;
+pub(super) const NAKS: f64 = 24.0;
+/// One counts as so many where slots are free: who stood still for longer than its buffer lasts has seconds to pull,
+/// and may lose a parent soon after.
+pub(super) const SPARE: f64 = 0.25;
 /// Pieces to come that one peer gets elsewhere; of more, the newest count.
 const MAX_ELSEWHERE: usize = 64;
 
@@ -67,6 +74,7 @@ pub(super) struct Peer {
     pub(super) given_header: Option<(u32, Instant)>,
     pub(super) headers: Bucket,
     pub(super) pulls: Bucket,
+    pub(super) naks: Bucket,
     pub(super) meets: Meets,
     /// Pieces that are not here yet and that it gets elsewhere.
     elsewhere: BTreeSet<Seq>,
@@ -106,6 +114,7 @@ impl Peer {
             given_header: None,
             headers: Bucket::new(MAX_GIVEN, now),
             pulls: Bucket::new(MAX_PULLED, now),
+            naks: Bucket::new(MAX_NAKS, now),
             meets: Meets::new(now),
             elsewhere: BTreeSet::new(),
             bytes_in: 0,

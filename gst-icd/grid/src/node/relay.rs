@@ -13,7 +13,8 @@ use crate::node::headers::Headers;
 use crate::node::introduce::Acquaintances;
 use crate::node::past::{BEHIND, FILL, Turn};
 use crate::node::peer::{
-    FORGIVEN, GIVEN, MAX_GIVEN, MAX_MESSAGES, MAX_NONSENSE, MAX_PULLED, MESSAGES, PULLED, Peer,
+    FORGIVEN, GIVEN, MAX_GIVEN, MAX_MESSAGES, MAX_NAKS, MAX_NONSENSE, MAX_PULLED, MESSAGES, NAKS,
+    PULLED, Peer, SPARE,
 };
 use crate::node::words::{Word, Words, names};
 use crate::node::{Action, Close, Event, PeerStats};
@@ -572,28 +573,33 @@ impl Relay {
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
-        let asked = seqs.iter().take(MAX_PULL).copied();
-        // What a root misses, all miss.
+        // What a root misses, all miss; and what nobody else wants is given away more freely.
         let root = self.lends && self.children.is_root(peer);
-        let asked = asked.take_while(|_| root || state.pulls.take(PULLED, MAX_PULLED, now));
-        let asked: Vec<_> = asked.collect();
-        for seq in asked {
-            state.has_elsewhere(seq);
-            match self.window.get(seq) {
-                Some(stored) if !busy => {
-                    let bytes = stored.body().len();
-                    let expires = now + PULL_QUEUE * 4;
-                    let Some(order) = self.uplink.pull_order(bytes, share, now) else {
-                        nak.push(seq);
-                        continue;
-                    };
-                    let order = order.checked_sub(lead).unwrap_or(order);
-                    self.uplink
-                        .push(peer, seq, bytes, Why::Pull, order, expires, now);
-                }
-                _ => nak.push(seq),
-            }
+        let price = if self.children.spare() > 0 {
+            SPARE
+        } else {
+            1.0
+        };
+        let mut may = || root || state.pulls.spend(price, PULLED, f64::from(MAX_PULLED), now);
+        for seq in seqs.iter().take(MAX_PULL).copied() {
+            let stored = self.window.get(seq).filter(|_| !busy);
+            let Some(bytes) = stored.map(|s| s.body().len()).filter(|_| may()) else {
+                nak.push(seq);
+                continue;
+            };
+            let Some(order) = self.uplink.pull_order(bytes, share, now) else {
+                nak.push(seq);
+                continue;
+            };
+            let order = order.checked_sub(lead).unwrap_or(order);
+            let expires = now + PULL_QUEUE * 4;
+            self.uplink
+                .push(peer, seq, bytes, Why::Pull, order, expires, now);
         }
+        for seq in seqs.iter().take(MAX_PULL) {
+            state.has_elsewhere(*seq);
+        }
+        nak.retain(|_| state.naks.take(NAKS, MAX_NAKS, now));
         if !nak.is_empty() && (!self.lends || self.affords(Word::Nak(nak.len()), now)) {
             self.send(peer, &Message::Nak(nak));
         }

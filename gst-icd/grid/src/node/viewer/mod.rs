@@ -86,7 +86,7 @@ const GREETED: u32 = 3;
 /// Pieces that came before the seed said where the stream begins.
 const MAX_EARLY: usize = 512;
 const EARLY_BYTES: usize = 8 * 1024 * 1024;
-/// The start's own pieces are on their way; nothing is pulled meanwhile.
+/// The start's own pieces are on their way; nothing is pulled meanwhile, unless the player has begun.
 const SETTLE: Duration = Duration::from_millis(600);
 const MAX_MISSING: usize = 256;
 /// Pieces that are looked at beyond the play-out: more than any window holds.
@@ -297,11 +297,8 @@ impl Viewer {
             Input::Volume(volume) => self.settings.volume = volume,
             Input::Upload(rate) => {
                 match rate {
-                    None if !self.settings.measure => {
-                        self.settings.measure = true;
-                        self.relay.uplink.find_out(now);
-                    }
-                    rate => self.relay.uplink.set_rate(rate),
+                    Some(rate) => self.relay.uplink.set_rate(Some(rate)),
+                    None => self.relay.uplink.find_out(now),
                 }
                 self.relay.resize();
                 self.shed(now);
@@ -708,8 +705,9 @@ impl Viewer {
                         return None;
                     }
                     let Some((_, header)) = self.relay.headers.get(version) else {
+                        let seq = self.playout.position().unwrap_or_default();
                         self.playout.skip();
-                        self.skipped(expected.unwrap_or_default(), 1);
+                        self.skipped(seq, 1);
                         continue;
                     };
                     let media = Media::Header {

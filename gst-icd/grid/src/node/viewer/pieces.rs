@@ -203,10 +203,7 @@ impl Viewer {
 
     /// Pieces are passed over: tells what was tried.
     pub(super) fn skipped(&mut self, seq: Seq, count: u64) {
-        let (seed, asked): (Vec<_>, Vec<_>) = self
-            .rescue
-            .asked(seq)
-            .partition(|peer| Some(*peer) == self.seed);
+        let (asked, seed) = self.rescue.asked(seq);
         let feed = self.parents.feed(seq.stripe(self.relay.stripes().max(1)));
         let parent = feed.and_then(|feed| feed.parent());
         let parent = parent.and_then(|peer| self.relay.peers.get(&peer));
@@ -215,8 +212,8 @@ impl Viewer {
             count,
             parent: parent.map(|state| state.id),
             came: feed.and_then(|feed| feed.last()),
-            asked: asked.len(),
-            seed: !seed.is_empty(),
+            asked,
+            seed,
         });
     }
 
@@ -225,7 +222,9 @@ impl Viewer {
         let mut due = Vec::new();
         for seq in seqs.iter().take(MAX_PULL).copied() {
             if self.rescue.refused(peer, seed, seq, now) && !self.relay.window.has(seq) {
-                due.extend(self.missing(seq, now));
+                // What is early has time until the next look.
+                let item = self.missing(seq, now);
+                due.extend(item.filter(|item| !item.early(self.settings.latency)));
             }
         }
         self.ask(&due, now);
@@ -234,7 +233,8 @@ impl Viewer {
     /// A piece that is not here, if it is known when it is due.
     fn missing(&self, seq: Seq, now: Instant) -> Option<Missing> {
         let clock = self.clock.mapping();
-        let due = self.playout.wanted(seq, &self.relay.window, clock)?;
+        let window = &self.relay.window;
+        let due = self.playout.wanted(seq, window, clock, now)?;
         Some(Missing {
             seq,
             slack: due.saturating_duration_since(now),
