@@ -19,6 +19,8 @@ const ROOMY: u16 = 8;
 /// every repetition.
 const REST: Duration = Duration::from_secs(5);
 const LONGEST_REST: Duration = Duration::from_secs(300);
+/// Where this node itself may have been cut off.
+const SHORT_REST: Duration = Duration::from_millis(500);
 /// Who can't be reached at all, twice, is left alone as if it had failed so often: for 160 s. Once it may be
 /// that nobody told it.
 const FAR: u32 = 5;
@@ -124,6 +126,13 @@ impl Candidates {
             let rest = REST * 2u32.saturating_pow(known.failures.min(6));
             known.rest_until = Some(now + rest.min(LONGEST_REST));
             known.failures += 1;
+        }
+    }
+
+    /// It is not dialed again at once, but that counts for nothing.
+    pub fn rests(&mut self, node: NodeId, now: Instant) {
+        if let Some(known) = self.known.get_mut(&node) {
+            known.rest_until = known.rest_until.max(Some(now + SHORT_REST));
         }
     }
 

@@ -122,7 +122,7 @@ impl Viewer {
     pub(super) fn gone(&mut self, peer: PeerId, why: &Lost, now: Instant) {
         self.hinted.remove(&peer);
         if let Some(dial) = self.dialing.remove(&peer) {
-            self.book.unmet(dial.id, now);
+            self.unmet(dial.id, now);
         }
         if self.seed == Some(peer) {
             if !self.relay.peers.contains_key(&peer) {
@@ -144,7 +144,7 @@ impl Viewer {
         let ready = state.ready;
         if let Some(id) = self.drop_peer(peer, now) {
             if !seed {
-                self.book.failed(id, now);
+                self.failed(id, now);
             }
             if ready {
                 let why = why.to_string();

@@ -282,8 +282,8 @@ impl Viewer {
                     self.blamed |= !self.parents.is_dead(peer);
                 }
                 Step::Dead(peer) => {
-                    if let Some(state) = self.relay.peers.get(&peer) {
-                        self.book.failed(state.id, now);
+                    if let Some(id) = self.relay.peers.get(&peer).map(|state| state.id) {
+                        self.failed(id, now);
                     }
                 }
             }
