@@ -15,6 +15,8 @@ const WATCHED: u64 = 10;
 const NARROW: f64 = 0.6;
 /// It is seen, and children have gone, within so many seconds; those on their way last are sent again meanwhile.
 const FOLLOWED: u64 = 4;
+/// So long a piece of 20 ms takes on the narrow line.
+const PIECE: Duration = Duration::from_millis(40);
 /// A ping beside the stream waits no longer.
 const POLITE: Duration = Duration::from_millis(50);
 
@@ -98,7 +100,8 @@ fn viewers_find_out_what_their_lines_carry_and_do_not_fill_them() {
         giver - 1,
         said(&waited)
     );
-    assert!(most(&waited) <= POLITE, "it fills its line");
+    assert!(!waited.is_empty());
+    assert!(most(&waited) <= POLITE + PIECE, "it fills its line");
     for (n, viewer) in viewers.iter().enumerate() {
         let account = viewer.account(&seed, film.rate / 8 * 3);
         println!("viewer {n}: {account:?}, {}", viewer.said());

@@ -36,8 +36,8 @@ const NARROWED: f64 = 0.5;
 const JUST: Duration = Duration::from_millis(400);
 /// Such a queue is rarely a lost packet: of few children half as many looks will do.
 const LONG_QUEUE: Duration = Duration::from_millis(240);
-/// A line that is stuck takes nothing more: that it was used to the full counts for so long.
-const USED_FOR: Duration = Duration::from_secs(3);
+/// A line that is stuck takes nothing more, and is full all the same: what is on its way would take so long.
+const FULL: Duration = Duration::from_millis(200);
 /// A level at which a queue began is believed for so long; then more is tried, sooner.
 const CEILING: Duration = Duration::from_secs(60);
 /// Growth in a second: at first, back to where a queue began, beyond it, and when that is long ago. Every
@@ -98,8 +98,6 @@ pub struct Capacity {
     looked: Instant,
     /// When it fell last.
     fell: Option<Instant>,
-    /// When it was used to the full last.
-    used_at: Option<Instant>,
     bases: BTreeMap<PeerId, Base>,
     /// The least wait of each child since the last look.
     waits: BTreeMap<PeerId, Duration>,
@@ -156,7 +154,6 @@ impl Capacity {
             looked: now,
             // It begins with what it is told.
             fell: None,
-            used_at: None,
             bases: BTreeMap::new(),
             waits: BTreeMap::new(),
             queued: 0,
@@ -228,8 +225,8 @@ impl Capacity {
     }
 
     /// Looks at what came in since the last look. `wanted`: all slots are taken; `beside`: bytes per
-    /// second that went out beside pieces.
-    pub fn look(&mut self, wanted: bool, beside: f64, now: Instant) {
+    /// second that went out beside pieces; `in_flight`: bytes that are not confirmed.
+    pub fn look(&mut self, wanted: bool, beside: f64, in_flight: usize, now: Instant) {
         let elapsed = now.saturating_duration_since(self.looked);
         if elapsed < STEP {
             return;
@@ -239,23 +236,22 @@ impl Capacity {
         let several = self.waits.len() >= SEVERAL;
         self.waits.clear();
         let delivered = self.delivered.per_second(now) + beside;
-        let used = self.sent.per_second(now) + beside >= self.rate * USED;
-        self.used_at = if used { Some(now) } else { self.used_at };
-        let lately = |at| now.saturating_duration_since(at) < USED_FOR;
-        let lately = self.used_at.is_some_and(lately);
+        let sent = self.sent.per_second(now) + beside;
+        let full = in_flight as f64 >= self.rate * FULL.as_secs_f64();
+        let used = sent >= self.rate * USED || full;
         let Some(wait) = wait else { return };
         self.queued = match wait > QUEUE {
             true => self.queued + 1,
             false => 0,
         };
-        let looks = match (several, lately && wait > LONG_QUEUE) {
+        let looks = match (several, used && wait > LONG_QUEUE) {
             (true, _) => 1,
             (false, true) => LOOKS / 2,
             (false, false) => LOOKS,
         };
         let queues = self.queued >= looks;
         let just = self.delivered.just(now) + beside;
-        let narrowed = queues && lately && just < self.rate * NARROWED;
+        let narrowed = queues && used && just < self.rate * NARROWED;
         let rests = match narrowed {
             true => JUST,
             false => REST,
@@ -318,7 +314,7 @@ mod tests {
                 child = (child + 1) % 8;
                 capacity.delivered(PeerId(child), BYTES, took, now);
             }
-            capacity.look(true, 0.0, now);
+            capacity.look(true, 0.0, queue as usize, now);
             rates.push(capacity.rate);
         }
         rates
@@ -379,7 +375,7 @@ mod tests {
                 let wait = if child == 0 { 400 * MS } else { 5 * MS };
                 capacity.delivered(PeerId(child), BYTES, wait, now);
             }
-            capacity.look(true, 0.0, now);
+            capacity.look(true, 0.0, 0, now);
         }
         assert!(capacity.rate > at(1.0));
     }
@@ -406,7 +402,7 @@ mod tests {
         for step in 0..50 {
             let now = now + 100 * MS * step;
             capacity.delivered(PeerId(1), BYTES, MS, now);
-            capacity.look(false, 0.0, now);
+            capacity.look(false, 0.0, 0, now);
         }
         assert_eq!(capacity.rate, at(1.0));
     }
@@ -436,7 +432,7 @@ mod tests {
                 };
                 capacity.delivered(PeerId(child), BYTES, wait, now);
             }
-            capacity.look(false, 0.0, now);
+            capacity.look(false, 0.0, 0, now);
         }
         assert!(capacity.rate > 1_000_000.0, "{}", capacity.rate);
     }
@@ -452,7 +448,7 @@ mod tests {
             let now = now + 100 * MS * step;
             let wait = if step % 20 == 7 { 200 * MS } else { 5 * MS };
             capacity.delivered(PeerId(1), BYTES, wait, now);
-            capacity.look(false, 0.0, now);
+            capacity.look(false, 0.0, 0, now);
         }
         assert_eq!(capacity.rate, before);
     }

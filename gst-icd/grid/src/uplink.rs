@@ -200,9 +200,10 @@ impl Uplink {
     /// more if all slots are taken, and as long as nothing waits on the way.
     pub fn measure(&mut self, least: f64, wanted: bool, now: Instant) {
         let beside = self.overhead;
+        let in_flight = self.lanes.values().map(|lane| lane.flight_bytes).sum();
         self.learn(|capacity| {
             capacity.set_least(least, now);
-            capacity.look(wanted, beside, now);
+            capacity.look(wanted, beside, in_flight, now);
         });
     }
 
