@@ -274,12 +274,20 @@ fn spawn(
     asks: Option<Asks>,
 ) -> Result<(Running, async_channel::Receiver<Event>), StartError> {
     let runtime = runtime().map_err(system)?;
+    let socket = Arc::downgrade(&wires.probes);
     let (driver, ends, events) = wires.driver(node, seed, media, asks);
     // Nothing is ever sent: its end tells.
     let (done, stopped) = std::sync::mpsc::sync_channel(0);
     runtime.spawn(async move {
         let _done: std::sync::mpsc::SyncSender<()> = done;
         free(&driver.run().await);
+        // Connections let go of it one after the other; who starts anew at once finds the port free.
+        for _ in 0..40 {
+            if socket.strong_count() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     });
     let running = Running {
         ends,

@@ -1,4 +1,4 @@
-//! Peers that mean harm, over real connections: what they send costs the others nothing.
+//! Peers that mean harm, over real connections: what they send costs the others nothing. And one that comes again.
 
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
@@ -476,4 +476,30 @@ fn a_storm_of_connections_harms_nobody_and_leaves_nothing() {
         }
     };
     unharmed(&seed, &[&first, &second], harm);
+}
+
+#[test]
+fn who_stops_and_starts_anew_finds_its_port_free() {
+    let key = Key::random().unwrap();
+    let (first, _events) = seed(&key);
+    let port = first.local_addr().port();
+    let viewers = [(); 6].map(|()| viewer(&key, &first));
+    drop(first);
+    for _ in 0..5 {
+        let config = SeedConfig {
+            key: key.clone(),
+            address: Some([127, 0, 0, 1].into()),
+            port,
+            node: settings(),
+        };
+        let (again, _events) = start_seed(config, || false).expect("the port is free");
+        let until = Instant::now() + DEADLINE;
+        while again.snapshot().stats.members < viewers.len() as u64 {
+            assert!(Instant::now() < until, "they come back");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let stops = Instant::now();
+        drop(again);
+        println!("stopped in {:?}", stops.elapsed());
+    }
 }
