@@ -152,7 +152,6 @@ impl Capacity {
             least: 0.0,
             ceiling: None,
             looked: now,
-            // It begins with what it is told.
             fell: None,
             bases: BTreeMap::new(),
             waits: BTreeMap::new(),
@@ -320,6 +319,15 @@ mod tests {
         rates
     }
 
+    /// One that has found out that its line carries four copies, and when.
+    fn four_copies() -> (Capacity, Instant) {
+        let now = Instant::now();
+        let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
+        capacity.set_least(at(0.25), now);
+        course(&mut capacity, at(4.0), 30, now);
+        (capacity, now + Duration::from_secs(30))
+    }
+
     fn at(copies: f64) -> f64 {
         copies * 312_500.0
     }
@@ -342,22 +350,14 @@ mod tests {
 
     #[test]
     fn it_follows_a_line_that_narrows_within_three_seconds() {
-        let now = Instant::now();
-        let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
-        capacity.set_least(at(0.25), now);
-        course(&mut capacity, at(4.0), 30, now);
-        let later = now + Duration::from_secs(30);
+        let (mut capacity, later) = four_copies();
         let rates = course(&mut capacity, at(0.8), 3, later);
         assert!(rates.last().is_some_and(|r| *r <= at(0.85)), "{rates:?}");
     }
 
     #[test]
     fn a_line_that_carries_a_fifth_is_seen_soon() {
-        let now = Instant::now();
-        let mut capacity = Capacity::new(Bitrate(u64::MAX), now);
-        capacity.set_least(at(0.25), now);
-        course(&mut capacity, at(4.0), 30, now);
-        let later = now + Duration::from_secs(30);
+        let (mut capacity, later) = four_copies();
         let rates = course(&mut capacity, at(0.8), 20, later);
         assert!(rates[74] <= at(1.0), "{}", rates[74] / at(1.0));
         let least = rates.iter().copied().fold(f64::MAX, f64::min);
